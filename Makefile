@@ -1,10 +1,12 @@
 # `make` alone lists the targets.
 PYTHON ?= python3
-VENV := .venv
+# the Docker image brings its own environment
+VENV ?= .venv
 BIN := $(VENV)/bin
+IMAGE := fake-store-pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow check bench clean
+.PHONY: help setup setup-dev build run demo test test-slow check bench clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,14 @@ $(VENV)/.installed: requirements.txt | $(BIN)/uv
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt
 	@touch $@
+
+build:  ## build the Docker image
+	DOCKER_BUILDKIT=1 docker build --tag $(IMAGE) .
+
+run: build  ## start a shell in the Docker image, with this folder mounted
+	docker run --rm -it --user "$$(id -u):$$(id -g)" --env-file .env \
+		--mount "type=bind,source=$(CURDIR),target=/app" \
+		--mount "type=bind,source=$(CURDIR)/credentials,target=/app/credentials,readonly" $(IMAGE)
 
 demo: setup  ## run the whole pipeline on a local Google Cloud
 	$(BIN)/python local_gcp.py demo

@@ -1,0 +1,23 @@
+# Read by each interactive shell of the container, as ~/.bashrc: the prompt and the next step.
+# shellcheck shell=bash
+PS1='pipeline:\w\$ '  # the host's user has no name here
+
+if [[ ${GCP_PROJECT_ID:-your-} == your-* ]]; then
+    cat <<'NEXT'
+Next step: make demo
+  runs the whole pipeline on a local Google Cloud; needs no account and no key.
+
+On Google Cloud instead: put the project and the bucket into .env and the key into
+credentials/gcp-key.json, then leave with 'exit' and start the container again.
+NEXT
+else
+    cat <<NEXT
+Project $GCP_PROJECT_ID. Next steps, in this order:
+  python start_apis_GCP.py
+  terraform -chdir=terraform init
+  terraform -chdir=terraform apply
+  python batch_ingestion.py
+  python near_realtime_ingestion_2.py --once
+  cd ey_test_tech && dbt build
+NEXT
+fi

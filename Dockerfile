@@ -33,8 +33,8 @@ RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check uv==${UV_VERSION}
 COPY requirements.txt /tmp/requirements.txt
 # The bytecode is compiled here, once, because a container forgets what it compiles when it ends.
-# .installed and the write permission let `make`, run by any user, find its environment complete
-# or add to it what a later requirements.txt or requirements-dev.txt asks for.
+# .installed and the write permission let `make`, run as any user, find its environment complete or
+# add to it what a later requirements.txt or requirements-dev.txt asks for.
 RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/venv/bin/uv pip install --python /opt/venv/bin/python --link-mode copy \
         --compile-bytecode --requirement /tmp/requirements.txt \
@@ -46,7 +46,7 @@ FROM python
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends make \
     && rm -rf /var/lib/apt/lists/* \
-    && mkdir --mode 777 /app /home/pipeline
+    && mkdir --mode 777 /app /home/pipeline /opt/venv
 COPY --from=terraform /bin/terraform /usr/local/bin/terraform
 # the folder that Google's Debian packages use, so that local_gcp.py knows it
 COPY --from=emulators /google-cloud-sdk/platform/pubsub-emulator \

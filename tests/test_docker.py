@@ -28,6 +28,11 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 BATCH_FILE = ROOT / "Start-project.bat"
 BANNER = ROOT / "docker.bashrc"
 IMAGE = "fake-store-pipeline"
+# what the long ring lays into the project before it builds, and then looks for in the image
+NOT_FOR_THE_IMAGE = secrets.token_hex()
+PLANTED = ("credentials/gcp-key.json", "state/carts_state.json", ".env", "terraform/x.tfvars")
+# the daemon may run as root, and so may the tests: the user in the container is to be neither
+USER_ID = os.getuid() or 12345
 
 
 def image_version(name: str) -> str:
@@ -209,6 +214,11 @@ def test_banner_names_real_commands(project_id: str) -> None:
         assert (ROOT / "".join(path)).exists()
 
 
+def windows_path(path: Path) -> str:
+    """Return the path by which a program under wine knows `path`."""
+    return "Z:" + str(path).replace("/", "\\")
+
+
 @pytest.fixture
 def wine(tmp_path: Path) -> dict[str, str]:
     """A Windows with a docker.exe that records its calls and ends with $DOCKER_RC_<COMMAND>."""
@@ -241,11 +251,6 @@ def wine(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def windows_path(path: Path) -> str:
-    """Return the path by which a program under wine knows `path`."""
-    return "Z:" + str(path).replace("/", "\\")
-
-
 @pytest.mark.slow
 def test_batch_file_ends_each_branch_with_a_sentence_and_its_code(
     wine: dict[str, str], tmp_path: Path
@@ -268,6 +273,7 @@ def test_batch_file_ends_each_branch_with_a_sentence_and_its_code(
             timeout=120,
             check=False,
         )
+        assert ("Press any key" in answer.stdout) == (answer.returncode != 0)
         recorded = re.findall(r'docker\.exe" (\S+)', calls.read_text())
         return answer.returncode, answer.stdout.partition("\n")[0], recorded
 
@@ -301,12 +307,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (copy / planted).write_text(f"PLANTED={NOT_FOR_THE_IMAGE}\n")
     (copy / "events").mkdir()
     return copy
-
-
-NOT_FOR_THE_IMAGE = secrets.token_hex()
-PLANTED = ("credentials/gcp-key.json", "state/carts_state.json", ".env", "terraform/x.tfvars")
-# the daemon may run as root, and so may this test: the user of the container must be neither
-USER_ID = os.getuid() or 12345
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,163 @@
+{#
+    The versions of an entity's records, found by comparing each complete batch run with the one
+    before: one row per record and moment at which a tracked attribute changed, or at which the
+    record left the source (is_listed false) or came back.
+
+    A run that is failed or incomplete is not seen at all, and only a run that lost nothing on
+    the way says that a record is gone. Versions that began before the window are carried over;
+    the last of each record is what the window's first run is compared with.
+#}
+{% macro versions_of(entity, key, attributes) %}
+{%- set window = rebuild_window('read_until') -%}
+with
+
+window_runs as (
+
+    select
+        run_id,
+        observed_at,
+        ingested_date,
+        shows_absence,
+        min(if(shows_absence, observed_at, null)) over (
+            order by observed_at, run_id
+            rows between 1 following and unbounded following
+        ) as next_absence_at
+    from {{ ref('stg_entity_runs') }}
+    where
+        {{ in_window('ingested_date', window) }}
+        and entity = '{{ entity }}'
+        and is_complete
+
+),
+{% if has_earlier_rows() %}
+carried as (
+
+    select *
+    from {{ this }}
+    where changed_at < timestamp '{{ window.start }}'
+
+),
+{% endif %}
+observations as (
+
+    select
+        records.{{ key }},
+        {%- for attribute in attributes %}
+        records.{{ attribute }},
+        {%- endfor %}
+        true as is_listed,
+        records.observed_at as changed_at,
+        records.run_id,
+        window_runs.next_absence_at,
+        false as is_carried
+    from {{ ref('stg_' ~ entity) }} as records
+    inner join window_runs
+        on records.run_id = window_runs.run_id
+    where {{ in_window('records.ingested_date', window) }}
+    {%- if has_earlier_rows() %}
+    union all
+    select
+        {{ key }},
+        {%- for attribute in attributes %}
+        {{ attribute }},
+        {%- endfor %}
+        is_listed,
+        changed_at,
+        run_id,
+        (select min(observed_at) from window_runs where shows_absence) as next_absence_at,
+        true as is_carried
+    from carried
+    qualify row_number() over (partition by {{ key }} order by changed_at desc, run_id desc) = 1
+    {%- endif %}
+
+),
+
+followed as (
+
+    select
+        *,
+        lead(changed_at) over (
+            partition by {{ key }} order by changed_at, run_id
+        ) as next_seen_at
+    from observations
+
+),
+
+departures as (
+
+    select
+        * except (is_listed, changed_at, is_carried, next_absence_at, next_seen_at),
+        false as is_listed,
+        next_absence_at as changed_at,
+        false as is_carried
+    from followed
+    where
+        is_listed
+        and next_absence_at < coalesce(next_seen_at, timestamp '9999-12-31')
+
+),
+
+moments as (
+
+    select
+        {{ key }},
+        {%- for attribute in attributes %}
+        {{ attribute }},
+        {%- endfor %}
+        is_listed,
+        changed_at,
+        run_id,
+        is_carried
+    from observations
+    union all
+    select
+        {{ key }},
+        {%- for attribute in attributes %}
+        {{ attribute }},
+        {%- endfor %}
+        is_listed,
+        changed_at,
+        run_id,
+        is_carried
+    from departures
+
+),
+
+compared as (
+
+    select
+        *,
+        to_json_string(struct({{ attributes | join(', ') }}, is_listed)) as fingerprint,
+        lag(to_json_string(struct({{ attributes | join(', ') }}, is_listed))) over (
+            partition by {{ key }} order by changed_at, run_id
+        ) as fingerprint_before
+    from moments
+
+),
+
+versions as (
+
+    select
+        {{ key }},
+        {%- for attribute in attributes %}
+        {{ attribute }},
+        {%- endfor %}
+        is_listed,
+        changed_at,
+        run_id
+    from compared
+    where
+        not is_carried
+        and fingerprint is distinct from fingerprint_before
+    {%- if has_earlier_rows() %}
+    union all
+    select * except (read_until) from carried
+    {%- endif %}
+
+)
+
+select
+    *,
+    coalesce((select max(ingested_date) from window_runs), date '{{ window.start }}') as read_until
+from versions
+{%- endmacro %}

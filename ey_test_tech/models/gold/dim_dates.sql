@@ -1,0 +1,43 @@
+with
+
+cart_dates as (
+
+    select cart_date from {{ ref('stg_cart_items') }}
+
+),
+
+span as (
+
+    select
+        least(coalesce(min(cart_date), date '2020-01-01'), date '2020-01-01') as first_day,
+        greatest(coalesce(max(cart_date), date '2020-12-31'), date '2020-12-31') as last_day
+    from cart_dates
+
+),
+
+days as (
+
+    select cast(day as date) as date_day
+    from span
+    cross join unnest(generate_date_array(first_day, last_day)) as day
+    -- the unknown day stands here only once a cart needs it, so that min() stays a real day
+    union distinct
+    select date '1900-01-01' as date_day
+    from cart_dates
+    where cart_date is null
+
+)
+
+select
+    date_day,
+    extract(year from date_day) as year,
+    extract(quarter from date_day) as quarter,
+    extract(month from date_day) as month,
+    extract(day from date_day) as day_of_month,
+    extract(isoweek from date_day) as iso_week,
+    -- Monday is 1
+    mod(extract(dayofweek from date_day) + 5, 7) + 1 as iso_day_of_week,
+    format_date('%Y-%m', date_day) as year_month,
+    extract(dayofweek from date_day) in (1, 7) as is_weekend,
+    date_day = date '1900-01-01' as is_unknown
+from days

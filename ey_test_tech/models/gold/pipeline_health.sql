@@ -1,0 +1,54 @@
+with
+
+runs as (
+
+    select
+        date(started_at) as day,
+        count(*) as runs,
+        countif(status != 'loaded') as failed_runs,
+        sum(if(status = 'loaded', records, 0)) as records,
+        sum(quarantined) as quarantined
+    from {{ ref('stg_ingestion_runs') }}
+    group by day
+
+),
+
+events as (
+
+    select
+        published_date as day,
+        sum(deliveries) as deliveries,
+        sum(events) as events,
+        sum(duplicates) as duplicates,
+        sum(rejected) as rejected_events,
+        sum(lag_milliseconds) as lag_milliseconds,
+        max(max_lag_milliseconds) as max_lag_milliseconds
+    from {{ ref('stg_cart_days') }}
+    group by day
+
+),
+
+days as (
+
+    select day from runs
+    union distinct
+    select day from events
+
+)
+
+select
+    days.day,
+    coalesce(runs.runs, 0) as runs,
+    coalesce(runs.failed_runs, 0) as failed_runs,
+    coalesce(runs.records, 0) as records,
+    coalesce(runs.quarantined, 0) as quarantined,
+    coalesce(events.deliveries, 0) as deliveries,
+    coalesce(events.events, 0) as events,
+    coalesce(events.duplicates, 0) as duplicates,
+    coalesce(events.rejected_events, 0) as rejected_events,
+    round(cast(events.lag_milliseconds / nullif(events.events, 0) / 1000 as numeric), 3)
+        as average_lag_seconds,
+    round(cast(events.max_lag_milliseconds / 1000 as numeric), 3) as max_lag_seconds
+from days
+left join runs on days.day = runs.day
+left join events on days.day = events.day

@@ -1,0 +1,85 @@
+{{ config(partition_by={'field': 'published_date', 'data_type': 'date'}, cluster_by=['event_id']) }}
+{%- set window = rebuild_window('published_date') %}
+
+with
+
+deliveries as (
+
+    select
+        message_id,
+        publish_time,
+        data,
+        json_query(data, '$.data.after') as cart
+    from {{ source('bronze', 'carts_events_raw') }}
+    where {{ in_window('publish_time', window, 'timestamp') }}
+
+),
+
+typed as (
+
+    select
+        json_value(data, '$.id') as event_id,
+        safe_cast(json_value(data, '$.data.cart_id') as int64) as cart_id,
+        case json_value(data, '$.type')
+            when 'com.fakestoreapi.cart_created' then 'created'
+            when 'com.fakestoreapi.cart_modified' then 'modified'
+            when 'com.fakestoreapi.cart_deleted' then 'deleted'
+        end as event_type,
+        safe_cast(json_value(data, '$.time') as timestamp) as event_at,
+        json_value(data, '$.generation') as generation,
+        safe_cast(json_value(data, '$.sequence') as int64) as sequence,
+        safe_cast(json_value(data, '$.data.snapshot.size') as int64) as snapshot_size,
+        safe_cast(json_value(cart, '$.userId') as int64) as user_id,
+        safe_cast(json_value(cart, '$.date') as timestamp) as cart_at,
+        json_query(cart, '$.products') as products,
+        cart,
+        message_id,
+        publish_time as published_at,
+        date(publish_time) as published_date
+    from deliveries
+
+),
+
+lines as (
+
+    select
+        typed.message_id,
+        typed.published_at,
+        countif(
+            safe_cast(json_value(line, '$.productId') as int64) is null
+            or safe_cast(json_value(line, '$.quantity') as int64) is null
+        ) as untyped_lines
+    from typed
+    cross join unnest(json_query_array(typed.products)) as line
+    group by typed.message_id, typed.published_at
+
+),
+
+judged as (
+
+    select
+        typed.* except (cart),
+        case
+            when typed.event_id is null then 'no event id'
+            when typed.cart_id is null then 'no integer cart_id'
+            when typed.event_type is null then 'unknown type'
+            when typed.event_at is null then 'time is no timestamp'
+            when typed.generation is null then 'no generation'
+            when typed.sequence is null then 'sequence is no integer'
+            when typed.event_type = 'deleted' then null
+            when json_type(typed.cart) is distinct from 'object' then 'no cart after the change'
+            when typed.user_id is null and json_value(typed.cart, '$.userId') is not null
+                then 'userId is no integer'
+            when typed.cart_at is null and json_value(typed.cart, '$.date') is not null
+                then 'date is no timestamp'
+            when json_type(typed.products) is distinct from 'array' then 'products is no list'
+            when lines.untyped_lines > 0 then 'a line without integer productId and quantity'
+        end as rejected_reason
+    from typed
+    left join lines
+        on typed.message_id = lines.message_id
+        and typed.published_at = lines.published_at
+
+)
+
+select * from judged

@@ -1,0 +1,3 @@
+{{ config(materialized='table') }}
+
+{{ versions_of('products', 'product_id', ['title', 'category', 'price']) }}

@@ -1,0 +1,3 @@
+{{ config(materialized='table') }}
+
+{{ versions_of('users', 'user_id', ['city']) }}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dotenv import dotenv_values
 
 if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
     from google.cloud import bigquery
     from google.cloud.storage import Client as StorageClient
 
@@ -56,19 +57,39 @@ def require(value: str | None, name: str, flag: str) -> str:
     return value
 
 
+def credentials(emulator_variable: str) -> Credentials:
+    """Return Google credentials; anonymous ones where `emulator_variable` names an emulator.
+
+    Raises ConfigurationError where neither a key file nor Application Default Credentials
+    are found, or the key file cannot be used.
+    """
+    import google.auth
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.exceptions import GoogleAuthError
+
+    if os.environ.get(emulator_variable):
+        return AnonymousCredentials()  # type: ignore[no-untyped-call]
+    try:
+        found, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    except (GoogleAuthError, OSError, ValueError) as error:
+        raise ConfigurationError(
+            "No usable Google credentials: put a key into credentials/gcp-key.json, or run "
+            "'gcloud auth application-default login'."
+        ) from error
+    return found
+
+
 def storage_client(project_id: str) -> StorageClient:
-    """Return a Cloud Storage client; the library itself follows STORAGE_EMULATOR_HOST."""
+    """Return a Cloud Storage client."""
     from google.cloud.storage import Client as StorageClient
 
-    return StorageClient(project=project_id)
+    return StorageClient(project=project_id, credentials=credentials("STORAGE_EMULATOR_HOST"))
 
 
 def bigquery_client(project_id: str, location: str) -> bigquery.Client:
     """Return a BigQuery client for jobs in `location`, a region or multi-region."""
-    from google.auth.credentials import AnonymousCredentials
     from google.cloud import bigquery
 
-    # the library follows BIGQUERY_EMULATOR_HOST but would still ask for real credentials
-    emulated = os.environ.get("BIGQUERY_EMULATOR_HOST")
-    credentials = AnonymousCredentials() if emulated else None  # type: ignore[no-untyped-call]
-    return bigquery.Client(project=project_id, location=location, credentials=credentials)
+    return bigquery.Client(
+        project=project_id, location=location, credentials=credentials("BIGQUERY_EMULATOR_HOST")
+    )

@@ -1,0 +1,12 @@
+environment = "dev"
+
+# The two placeholders are refused until they are edited.
+gcp_project_id  = "your-project-id"
+gcs_bucket_name = "your-bucket-name"
+gcp_region      = "europe-west1"
+
+# torn down with one command: its data can be fetched again
+deletion_protection = false
+
+# alert_email   = "data-team@example.com"
+# impersonators = ["group:data-team@example.com"]

@@ -1,0 +1,12 @@
+environment = "prod"
+
+# The two placeholders are refused until they are edited.
+gcp_project_id  = "your-project-id"
+gcs_bucket_name = "your-bucket-name"
+gcp_region      = "europe-west1"
+
+# what holds data is neither deleted nor replaced
+deletion_protection = true
+
+# alert_email   = "data-team@example.com"
+# impersonators = ["group:data-team@example.com"]

@@ -1,0 +1,44 @@
+output "BQ_DATASET" {
+  description = "BQ_DATASET for .env."
+  value       = google_bigquery_dataset.layer["bronze"].dataset_id
+}
+
+output "GCP_PROJECT_ID" {
+  description = "GCP_PROJECT_ID for .env."
+  value       = var.gcp_project_id
+}
+
+output "GCP_REGION" {
+  description = "GCP_REGION for .env."
+  value       = var.gcp_region
+}
+
+output "GCS_BUCKET_NAME" {
+  description = "GCS_BUCKET_NAME for .env."
+  value       = google_storage_bucket.raw.name
+}
+
+output "dbt_service_account" {
+  description = "Address of the service account that dbt runs as."
+  value       = google_service_account.stage["dbt"].email
+}
+
+output "dotenv" {
+  description = "The four lines for .env: terraform output -raw dotenv."
+  value       = <<-EOT
+    GCP_PROJECT_ID=${var.gcp_project_id}
+    GCP_REGION=${var.gcp_region}
+    BQ_DATASET=${google_bigquery_dataset.layer["bronze"].dataset_id}
+    GCS_BUCKET_NAME=${google_storage_bucket.raw.name}
+  EOT
+}
+
+output "ingestion_service_account" {
+  description = "Address of the service account that the ingestion scripts run as."
+  value       = google_service_account.stage["ingestion"].email
+}
+
+output "topic" {
+  description = "Full name of the topic that near_realtime_ingestion_2.py publishes to."
+  value       = google_pubsub_topic.event.id
+}

@@ -1,0 +1,201 @@
+# Wrong input is refused by the plan, with a sentence, before anything is made.
+variables {
+  environment     = "dev"
+  gcp_project_id  = "fake-store-dev"
+  gcs_bucket_name = "fake-store-dev-raw"
+}
+
+override_data {
+  target = data.google_project.this
+  values = { number = "424242" }
+}
+
+run "placeholder_project" {
+  command = plan
+
+  variables {
+    gcp_project_id = "your-project-id"
+  }
+
+  expect_failures = [var.gcp_project_id]
+}
+
+run "project_number" {
+  command = plan
+
+  variables {
+    gcp_project_id = "123456789012"
+  }
+
+  expect_failures = [var.gcp_project_id]
+}
+
+run "project_name_with_capitals" {
+  command = plan
+
+  variables {
+    gcp_project_id = "My Project"
+  }
+
+  expect_failures = [var.gcp_project_id]
+}
+
+run "placeholder_bucket" {
+  command = plan
+
+  variables {
+    gcs_bucket_name = "your-bucket-name"
+  }
+
+  expect_failures = [var.gcs_bucket_name]
+}
+
+run "bucket_name_that_is_taken_everywhere" {
+  command = plan
+
+  variables {
+    gcs_bucket_name = "rawdata"
+  }
+
+  expect_failures = [var.gcs_bucket_name]
+}
+
+run "bucket_name_with_capitals" {
+  command = plan
+
+  variables {
+    gcs_bucket_name = "Fake-Store-Raw"
+  }
+
+  expect_failures = [var.gcs_bucket_name]
+}
+
+run "bucket_name_with_dots" {
+  command = plan
+
+  variables {
+    gcs_bucket_name = "raw.example.com"
+  }
+
+  expect_failures = [var.gcs_bucket_name]
+}
+
+run "bucket_name_of_google" {
+  command = plan
+
+  variables {
+    gcs_bucket_name = "google-raw-data"
+  }
+
+  expect_failures = [var.gcs_bucket_name]
+}
+
+run "region_that_does_not_exist" {
+  command = plan
+
+  variables {
+    gcp_region = "europe-west99"
+  }
+
+  expect_failures = [var.gcp_region]
+}
+
+run "multi_region" {
+  command = plan
+
+  variables {
+    gcp_region = "EU"
+  }
+
+  expect_failures = [var.gcp_region]
+}
+
+run "zone_for_a_region" {
+  command = plan
+
+  variables {
+    gcp_region = "europe-west1-b"
+  }
+
+  expect_failures = [var.gcp_region]
+}
+
+run "environment_unknown" {
+  command = plan
+
+  variables {
+    environment = "production"
+  }
+
+  expect_failures = [var.environment]
+}
+
+run "bronze_over_gold" {
+  command = plan
+
+  variables {
+    bq_dataset = "gold_data"
+  }
+
+  expect_failures = [var.bq_dataset]
+}
+
+run "dataset_with_a_hyphen" {
+  command = plan
+
+  variables {
+    bq_dataset = "bronze-data"
+  }
+
+  expect_failures = [var.bq_dataset]
+}
+
+run "retention_in_days" {
+  command = plan
+
+  variables {
+    event_retention = "7d"
+  }
+
+  expect_failures = [var.event_retention]
+}
+
+run "retention_over_31_days" {
+  command = plan
+
+  variables {
+    event_retention = "3000000s"
+  }
+
+  expect_failures = [var.event_retention]
+}
+
+run "raw_objects_deleted_within_two_years" {
+  command = plan
+
+  variables {
+    raw_retention_days = 90
+  }
+
+  expect_failures = [var.raw_retention_days]
+}
+
+run "two_alert_addresses" {
+  command = plan
+
+  variables {
+    alert_email = "a@example.com, b@example.com"
+  }
+
+  expect_failures = [var.alert_email]
+}
+
+run "impersonation_by_everybody" {
+  command = plan
+
+  variables {
+    impersonators = ["allUsers"]
+  }
+
+  expect_failures = [var.impersonators]
+}

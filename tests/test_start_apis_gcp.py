@@ -1,0 +1,363 @@
+"""start_apis_GCP.py against a local server that speaks Service Usage's REST format."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import google.auth
+import pytest
+from google.api_core.exceptions import Unauthorized
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
+
+import start_apis_GCP
+from start_apis_GCP import APIS, Result, explain, is_loopback, report
+
+PROJECT = "fake-store-test"
+AGENT = "service-424242@gcp-sa-pubsub.iam.gserviceaccount.com"
+OPERATION = "operations/acat.p2-424242-00000000-0000"
+ENABLE_RESPONSE = "type.googleapis.com/google.api.serviceusage.v1.BatchEnableServicesResponse"
+
+
+class ServiceUsage(ThreadingHTTPServer):
+    """A project's APIs. The operation that enables some is done at its third look."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.on: set[str] = {"bigquery.googleapis.com", "serviceusage.googleapis.com"}
+        self.pending: list[str] = []
+        self.looks = 0
+        self.looks_needed = 3
+        self.requests: list[str] = []
+        self.faults: list[tuple[int, dict[str, Any]]] = []
+        self.operation_error: dict[str, Any] | None = None
+        self.failures: list[dict[str, str]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def service(self, api: str, enums_as_numbers: bool) -> dict[str, Any]:
+        name, number = ("ENABLED", 2) if api in self.on else ("DISABLED", 1)
+        return {
+            "name": f"projects/424242/services/{api}",
+            "config": {"name": api, "title": api},
+            "state": number if enums_as_numbers else name,
+            "parent": "projects/424242",
+        }
+
+    def operation(self) -> dict[str, Any]:
+        self.looks += 1
+        if self.looks < self.looks_needed:
+            return {"name": OPERATION}
+        if self.operation_error:
+            return {"name": OPERATION, "done": True, "error": self.operation_error}
+        self.on |= set(self.pending)
+        services = [self.service(api, enums_as_numbers=False) for api in self.pending]
+        response = {"@type": ENABLE_RESPONSE, "services": services, "failures": self.failures}
+        return {"name": OPERATION, "done": True, "response": response}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: ServiceUsage
+
+    def answer(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json; charset=UTF-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        self.server.requests.append(f"GET {url.path}")
+        if self.server.faults:
+            return self.answer(*self.server.faults.pop(0))
+        if url.path == f"/v1/{OPERATION}":
+            return self.answer(200, self.server.operation())
+        if url.path == f"/v1/projects/{PROJECT}/services:batchGet":
+            query = parse_qs(url.query)
+            numbers = query.get("$alt") == ["json;enum-encoding=int"]
+            apis = [name.rpartition("/")[2] for name in query["names"]]
+            services = [self.server.service(api, numbers) for api in apis]
+            return self.answer(200, {"services": services})
+        return self.answer(404, error(404, "NOT_FOUND", f"no such method: {self.path}"))
+
+    def do_POST(self) -> None:
+        url = urlsplit(self.path)
+        self.server.requests.append(f"POST {url.path}")
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.server.faults:
+            return self.answer(*self.server.faults.pop(0))
+        if url.path == f"/v1/projects/{PROJECT}/services:batchEnable":
+            self.server.pending = json.loads(body)["serviceIds"]
+            return self.answer(200, {"name": OPERATION})
+        agent_method = "services/pubsub.googleapis.com:generateServiceIdentity"
+        if url.path == f"/v1beta1/projects/{PROJECT}/{agent_method}":
+            if "pubsub.googleapis.com" not in self.server.on:
+                return self.answer(400, error(400, "FAILED_PRECONDITION", "the API is off"))
+            identity = {"email": AGENT, "uniqueId": "100000000000000000001"}
+            response = {"name": "operations/finished.DONE_OPERATION", "done": True}
+            return self.answer(200, {**response, "response": identity})
+        return self.answer(404, error(404, "NOT_FOUND", f"no such method: {self.path}"))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def error(code: int, status: str, message: str, reason: str | None = None) -> dict[str, Any]:
+    """Return Google's error body."""
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "domain": "googleapis.com"}
+    details = [{**info, "reason": reason}] if reason else []
+    return {"error": {"code": code, "message": message, "status": status, "details": details}}
+
+
+@pytest.fixture
+def service_usage(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceUsage]:
+    server = ServiceUsage()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("SERVICE_USAGE_ENDPOINT", server.url)
+    monkeypatch.setattr(start_apis_GCP, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(start_apis_GCP, "RETRY_SECONDS", 2.0)
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*start_apis_GCP.EMULATORS, "SERVICE_USAGE_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    # set first, so that what load_environment changes is undone after the test
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
+    for name in ("GCP_PROJECT_ID", "GCP_REGION", "BQ_DATASET", "GCS_BUCKET_NAME"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+
+def run(*arguments: str) -> int:
+    return start_apis_GCP.main(["--project-id", PROJECT, *arguments])
+
+
+def test_what_is_off_is_enabled_in_one_batch_and_awaited(
+    service_usage: ServiceUsage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run() == 0
+    assert service_usage.on == set(APIS)
+    assert service_usage.looks == 3
+    assert [r for r in service_usage.requests if "batchEnable" in r] == [
+        f"POST /v1/projects/{PROJECT}/services:batchEnable"
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(APIS) + 1
+    assert lines[0] == "already on      bigquery.googleapis.com"
+    assert lines[1] == "switched on     bigquerystorage.googleapis.com"
+    assert lines[-1] == f"agent ready     {AGENT}"
+
+
+def test_progress_is_told_while_google_works(
+    service_usage: ServiceUsage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    service_usage.looks_needed = 2
+    assert run() == 0
+    assert f"enabling apis={len(APIS) - 2} seconds=0" in caplog.messages
+
+
+def test_a_second_run_enables_nothing(
+    service_usage: ServiceUsage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run() == 0
+    service_usage.requests.clear()
+    capsys.readouterr()
+    assert run("--json") == 0
+    assert not any("batchEnable" in request for request in service_usage.requests)
+    assert json.loads(capsys.readouterr().out) == {
+        "project_id": PROJECT,
+        "already_on": list(APIS),
+        "switched_on": [],
+        "still_off": [],
+        "pubsub_agent": AGENT,
+    }
+
+
+def test_a_dry_run_only_asks(
+    service_usage: ServiceUsage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--dry-run") == 0
+    assert service_usage.requests == [f"GET /v1/projects/{PROJECT}/services:batchGet"]
+    output = capsys.readouterr().out
+    assert "already on      bigquery.googleapis.com" in output
+    assert "would switch on pubsub.googleapis.com" in output
+    assert "agent" not in output
+
+
+NOT_ALLOWED = error(
+    403, "PERMISSION_DENIED", "Permission denied to enable service", "AUTH_PERMISSION_DENIED"
+)
+UNKNOWN = error(
+    403,
+    "PERMISSION_DENIED",
+    f"Project '{PROJECT}' not found or permission denied.",
+    "USER_PROJECT_DENIED",
+)
+NO_BILLING = error(
+    400,
+    "FAILED_PRECONDITION",
+    "Billing account for project '424242' is not found. Billing must be enabled for activation "
+    "of service(s) 'pubsub.googleapis.com' to proceed.",
+    "UREQ_PROJECT_BILLING_NOT_FOUND",
+)
+OFF = error(
+    403, "PERMISSION_DENIED", "Service Usage API has not been used before", "SERVICE_DISABLED"
+)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        pytest.param(NOT_ALLOWED, "roles/serviceusage.serviceUsageAdmin", id="no permission"),
+        pytest.param(UNKNOWN, f"Project {PROJECT} does not exist", id="unknown project"),
+        pytest.param(NO_BILLING, f"Billing is off for project {PROJECT}", id="no billing"),
+        pytest.param(OFF, "services enable serviceusage.googleapis.com", id="service usage off"),
+    ],
+)
+def test_a_refusal_is_one_sentence_that_says_what_to_do(
+    service_usage: ServiceUsage,
+    caplog: pytest.LogCaptureFixture,
+    fault: dict[str, Any],
+    sentence: str,
+) -> None:
+    service_usage.faults = [(fault["error"]["code"], fault)]
+    assert run() == 1
+    assert sentence in caplog.messages[-1]
+    assert "\n" not in caplog.messages[-1]
+
+
+def test_billing_that_the_operation_finds_off_is_named(
+    service_usage: ServiceUsage, caplog: pytest.LogCaptureFixture
+) -> None:
+    service_usage.operation_error = {"code": 9, "message": NO_BILLING["error"]["message"]}
+    assert run() == 1
+    assert caplog.messages[-1].startswith(f"Billing is off for project {PROJECT}")
+    assert "pubsub.googleapis.com" not in service_usage.on
+
+
+def test_an_api_that_could_not_be_enabled_is_named(
+    service_usage: ServiceUsage, caplog: pytest.LogCaptureFixture
+) -> None:
+    failure = {"serviceId": "monitoring.googleapis.com", "errorMessage": "blocked by policy"}
+    service_usage.failures = [failure]
+    assert run() == 1
+    assert "did not enable monitoring.googleapis.com: blocked by policy" in caplog.messages[-1]
+
+
+def test_an_operation_without_end_is_given_up(
+    service_usage: ServiceUsage,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(start_apis_GCP, "OPERATION_SECONDS", 0.1)
+    service_usage.looks_needed = 1_000_000
+    assert run() == 1
+    assert "run the same command again" in caplog.messages[-1]
+
+
+def test_a_passing_fault_is_retried(service_usage: ServiceUsage) -> None:
+    service_usage.faults = [(503, error(503, "UNAVAILABLE", "try again"))]
+    assert run("--dry-run") == 0
+
+
+def test_an_api_that_does_not_answer_is_given_up_within_the_bound(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(start_apis_GCP, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(start_apis_GCP, "CALL_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("SERVICE_USAGE_ENDPOINT", f"http://127.0.0.1:{port}")
+        assert run() == 1
+        assert "does not answer" in caplog.messages[-1]
+    assert run() == 1  # now nothing listens
+    assert "does not answer" in caplog.messages[-1]
+
+
+def test_missing_credentials_say_how_to_get_some(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
+    assert run() == 1
+    assert "absent.json was not found" in caplog.messages[-1]
+    assert "gcloud auth application-default login" in caplog.messages[-1]
+
+
+def test_revoked_credentials_say_how_to_renew_them() -> None:
+    assert "expired or revoked" in explain(RefreshError("invalid_grant"), PROJECT)
+    assert "expired or revoked" in explain(Unauthorized("invalid credentials"), PROJECT)
+    assert "gcloud auth" in explain(DefaultCredentialsError("not found. See\nmore"), PROJECT)
+
+
+def test_calls_are_counted_on_the_project_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def default(**options: Any) -> tuple[None, None]:
+        asked.update(options)
+        return None, None
+
+    monkeypatch.setattr(google.auth, "default", default)
+    start_apis_GCP.connect("https://serviceusage.googleapis.com", PROJECT)
+    assert asked["quota_project_id"] == PROJECT
+
+
+@pytest.mark.parametrize("project_id", ["your-project-id", "Fake Store", "123456789012"])
+def test_a_project_id_that_cannot_be_one_is_a_configuration_error(
+    project_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert start_apis_GCP.main(["--project-id", project_id]) == 2
+    assert project_id in caplog.messages[-1]
+
+
+def test_a_token_is_never_sent_in_the_clear() -> None:
+    assert is_loopback("http://127.0.0.1:8080")
+    assert not is_loopback("https://serviceusage-internal.p.googleapis.com")
+    with pytest.raises(start_apis_GCP.ConfigurationError, match="https://"):
+        is_loopback("http://serviceusage.example.com")
+
+
+def test_with_the_local_gcp_there_is_nothing_to_enable(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
+    assert run() == 0
+    assert caplog.messages == [
+        "nothing to enable: BIGQUERY_EMULATOR_HOST is set, and the local GCP has no APIs"
+    ]
+
+
+def test_one_batch_holds_all_apis() -> None:
+    assert len(APIS) <= 20
+    assert list(APIS) == sorted(set(APIS))
+
+
+def test_report_lists_the_apis_in_order() -> None:
+    result = Result(PROJECT, ["c.googleapis.com"], ["a.googleapis.com"], [], None)
+    assert report(result).split() == [
+        "switched",
+        "on",
+        "a.googleapis.com",
+        "already",
+        "on",
+        "c.googleapis.com",
+    ]

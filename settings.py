@@ -57,7 +57,7 @@ def require(value: str | None, name: str, flag: str) -> str:
     return value
 
 
-def credentials(emulator_variable: str) -> Credentials:
+def credentials(emulator_variable: str = "") -> Credentials:
     """Return Google credentials; anonymous ones where `emulator_variable` names an emulator.
 
     Raises ConfigurationError where neither a key file nor Application Default Credentials

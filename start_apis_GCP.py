@@ -33,9 +33,9 @@ from google.api_core.exceptions import (
     from_http_response,
 )
 from google.api_core.retry import Retry
-from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+from google.auth.exceptions import GoogleAuthError, TransportError
 
-from settings import ConfigurationError, load_environment, require
+from settings import ConfigurationError, credentials, load_environment, require
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -57,7 +57,6 @@ APIS = (
 PUBSUB = "pubsub.googleapis.com"
 DEFAULT_ENDPOINT = "https://serviceusage.googleapis.com"
 ROLE = "roles/serviceusage.serviceUsageAdmin"
-SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 EMULATORS = ("BIGQUERY_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
 
@@ -119,11 +118,6 @@ def explain(error: Exception, project_id: str) -> str:
     """Say in one sentence what is wrong and what to type next."""
     message = getattr(error, "message", None) or str(error)
     reason = getattr(error, "reason", None)
-    if isinstance(error, DefaultCredentialsError):
-        return (
-            f"No usable Google credentials ({message.splitlines()[0].rstrip('.')}): run "
-            "'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS."
-        )
     if isinstance(error, RetryError | requests.RequestException | TransportError):
         return (
             "The Service Usage API does not answer: check the network and run the same command "
@@ -172,14 +166,15 @@ def report(result: Result) -> str:
 
 def connect(endpoint: str, project_id: str) -> Access:
     """Find credentials; a server on this machine is asked anonymously."""
-    import google.auth
-    from google.auth.credentials import AnonymousCredentials
+    from google.auth.credentials import AnonymousCredentials, CredentialsWithQuotaProject
 
     if is_loopback(endpoint):
         return Access(endpoint, AnonymousCredentials())  # type: ignore[no-untyped-call]
-    # Service Usage refuses a person's credentials that name no project to count the calls on
-    credentials, _ = google.auth.default(scopes=SCOPES, quota_project_id=project_id)
-    return Access(endpoint, credentials)
+    found = credentials()
+    if isinstance(found, CredentialsWithQuotaProject):
+        # Service Usage refuses a person's credentials that name no project to count calls on
+        found = found.with_quota_project(project_id)  # type: ignore[no-untyped-call]
+    return Access(endpoint, found)
 
 
 def service_usage_client(access: Access) -> ServiceUsageClient:
@@ -305,6 +300,8 @@ def main(argv: list[str] | None = None) -> int:
     load_environment()
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    # its warnings repeat, per attempt, what the last sentence says once
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     endpoint = os.environ.get("SERVICE_USAGE_ENDPOINT") or DEFAULT_ENDPOINT
     emulated = [name for name in EMULATORS if os.environ.get(name)]
     if emulated and endpoint == DEFAULT_ENDPOINT:

@@ -1,0 +1,207 @@
+"""What has changed between two snapshots of the carts, and the events that say so.
+
+Everything here is pure: no clock, no file, no network. A snapshot is a mapping from cart id to
+`Cart`; the events are CloudEvents 1.0 documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+CREATED = "com.fakestoreapi.cart_created"
+MODIFIED = "com.fakestoreapi.cart_modified"
+DELETED = "com.fakestoreapi.cart_deleted"
+
+# a poll that would delete more than this share of the known carts, and more than this many
+# carts, is taken for an incident of the source until so many polls in a row agree
+GATE_SHARE = 0.30
+GATE_CARTS = 2
+GATE_POLLS = 3
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# BigQuery's integers; JSON has longer ones
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class CartLine(msgspec.Struct, frozen=True, rename="camel"):
+    """One product of a cart; the same product may stand on two lines."""
+
+    product_id: Int64
+    quantity: Int64
+
+
+class Cart(msgspec.Struct, frozen=True, rename="camel"):
+    """A cart as the API gives it, `__v` and unknown members apart; `date` keeps its spelling."""
+
+    id: Int64
+    user_id: Int64
+    date: str
+    products: tuple[CartLine, ...]
+
+
+class Change(NamedTuple):
+    """One transition of one cart, with the signatures of both its ends."""
+
+    type: str
+    cart_id: int
+    before: Cart | None
+    after: Cart | None
+    signature_before: str | None
+    signature_after: str | None
+
+
+class PollContext(NamedTuple):
+    """What the events of one poll have in common; times are UTC in RFC 3339."""
+
+    source: str
+    generation: str
+    observed_after: str | None
+    observed_before: str
+    snapshot_size: int | None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Stands in the events of a cold start: how many carts the whole snapshot has."""
+
+    size: int
+
+
+class EventData(msgspec.Struct, frozen=True, kw_only=True):
+    """The cart before and after, and the span of time in which it changed."""
+
+    cart_id: int
+    before: Cart | None
+    after: Cart | None
+    snapshot: Snapshot | msgspec.UnsetType = msgspec.UNSET
+    observed_after: str | None
+    observed_before: str
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A CloudEvents 1.0 document in structured mode."""
+
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    type: str
+    time: str
+    datacontenttype: str
+    partitionkey: str
+    generation: str
+    sequence: str
+    data: EventData
+
+
+class HeldDeletions(msgspec.Struct, frozen=True):
+    """Carts that the last `polls` polls in a row all missed, and that are not yet deleted."""
+
+    polls: int = 0
+    cart_ids: tuple[int, ...] = ()
+
+
+def instant_of(date: str) -> datetime:
+    """Return the moment that an API date means; without a time zone it is UTC, as all theirs are.
+
+    Raises ValueError (msgspec.ValidationError is one) where it is no RFC 3339 date or date-time.
+    """
+    if len(date) == len("2020-03-02"):
+        date += "T00:00:00Z"
+    instant = msgspec.convert(date, datetime)
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def signature(cart: Cart) -> str:
+    """Return the SHA-256 of what makes two versions of a cart equal.
+
+    The date counts as an instant and the product lines as a multiset: their order does not
+    count, the same product on two lines does. Raises ValueError where the date is none.
+    """
+    microseconds = (instant_of(cart.date) - EPOCH) // timedelta(microseconds=1)
+    lines = sorted((line.product_id, line.quantity) for line in cart.products)
+    canonical = [cart.id, cart.user_id, microseconds, lines]
+    return hashlib.sha256(msgspec.json.encode(canonical)).hexdigest()
+
+
+def detect_changes(before: Mapping[int, Cart], after: Mapping[int, Cart]) -> Iterator[Change]:
+    """Yield each difference between two snapshots, in cart-id order."""
+    for cart_id in sorted(before.keys() | after.keys()):
+        old, new = before.get(cart_id), after.get(cart_id)
+        old_signature = signature(old) if old else None
+        new_signature = signature(new) if new else None
+        if old_signature != new_signature:
+            kind = MODIFIED if old and new else CREATED if new else DELETED
+            yield Change(kind, cart_id, old, new, old_signature, new_signature)
+
+
+def event_id(change: Change, sequence: str, poll: PollContext) -> str:
+    """Return the id of a transition: equal for the same one seen twice, and for no other.
+
+    The sequence is in it, so A to B, back to A and again to B are three ids, and so are a
+    deletion and what comes after it.
+    """
+    identity = [
+        poll.source,
+        poll.generation,
+        change.cart_id,
+        sequence,
+        change.signature_before,
+        change.signature_after,
+    ]
+    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
+
+
+def make_event(change: Change, previous_sequence: str | None, poll: PollContext) -> Event:
+    """Return the event of `change`; `previous_sequence` is that of the cart's event before it."""
+    sequence = f"{int(previous_sequence or 0) + 1:010d}"
+    size = poll.snapshot_size
+    return Event(
+        specversion="1.0",
+        id=event_id(change, sequence, poll),
+        source=poll.source,
+        subject=f"cart_{change.cart_id}",
+        type=change.type,
+        time=poll.observed_before,
+        datacontenttype="application/json",
+        partitionkey=f"cart_{change.cart_id}",
+        generation=poll.generation,
+        sequence=sequence,
+        data=EventData(
+            cart_id=change.cart_id,
+            before=change.before,
+            after=change.after,
+            snapshot=Snapshot(size) if size is not None else msgspec.UNSET,
+            observed_after=poll.observed_after,
+            observed_before=poll.observed_before,
+        ),
+    )
+
+
+def gate_deletions(
+    missing: frozenset[int], known_count: int, held: HeldDeletions, *, accept: bool
+) -> tuple[frozenset[int], HeldDeletions]:
+    """Decide which of the `missing` carts are deleted now, and which are held.
+
+    Few missing carts are deleted at once. Of a mass loss, only what GATE_POLLS polls in a row
+    agree about is: a cart that comes back in between is not deleted, and one that goes missing
+    later waits for its own turn.
+    """
+    if accept or not _is_mass_loss(len(missing), known_count):
+        return missing, HeldDeletions()
+    agreed = missing.intersection(held.cart_ids) if held.polls else missing
+    if not _is_mass_loss(len(agreed), known_count):
+        agreed, held = missing, HeldDeletions()
+    if held.polls + 1 >= GATE_POLLS:
+        return agreed, HeldDeletions()
+    return frozenset(), HeldDeletions(held.polls + 1, tuple(sorted(agreed)))
+
+
+def _is_mass_loss(missing_count: int, known_count: int) -> bool:
+    return missing_count > GATE_CARTS and missing_count > GATE_SHARE * known_count

@@ -1,0 +1,173 @@
+"""Files that survive a kill at any instruction, and the lock that leaves them to one process.
+
+A file is replaced whole (`.tmp`, fsync, rename) or grows by whole lines (append, fsync); a line
+that a kill has cut short is dropped by the next append and skipped by every reader.
+
+For the crash tests, FAILPOINT=<step> or FAILPOINT=<step>:<n> in the environment makes the
+process kill itself at the first or n-th passage of one of STEPS.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+# every durable step of the near-real-time stage, in the order in which a poll takes them;
+# "-torn" is half of a write, "-written" is on the disk but not yet under its name
+STEPS = (
+    "quarantine-torn",
+    "quarantine-appended",
+    "batch-torn",
+    "batch-written",
+    "batch-replaced",
+    "state-torn",
+    "state-written",
+    "state-replaced",
+    "event-acknowledged",
+    "dead_letter-torn",
+    "dead_letter-appended",
+    "published-torn",
+    "published-appended",
+    "batch-removed",
+    "last_poll-torn",
+    "last_poll-written",
+    "last_poll-replaced",
+    "replay-torn",
+    "replay-written",
+    "replay-replaced",
+)
+
+# a process that has just got the lock needs a moment to write its pid beside it
+LOCK_SECONDS = 0.5
+
+_READ_BYTES = 1 << 16
+_passages: Counter[str] = Counter()
+
+
+class AnotherWriterError(Exception):
+    """Another process holds the lock; `pid` is its process id, or None where it is unknown."""
+
+    def __init__(self, pid: int | None) -> None:
+        super().__init__(f"another process (pid {pid or 'unknown'}) is at work")
+        self.pid = pid
+
+
+def failpoint(step: str, file: BinaryIO | None = None, block: bytes = b"") -> None:
+    """Kill this process if the environment's FAILPOINT names `step`, half of `block` written."""
+    armed, _, passage = os.environ.get("FAILPOINT", "").partition(":")
+    if armed != step:
+        return
+    _passages[step] += 1
+    if _passages[step] == int(passage or 1):
+        if file:
+            file.write(block[: len(block) // 2])
+            file.flush()
+        # Windows has no SIGKILL; there, SIGTERM to a pid is TerminateProcess
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def replace_file(path: Path, blocks: Iterable[bytes], step: str, *, durable: bool = True) -> None:
+    """Write `blocks` as the whole content of `path`; readers see the old file or the new one.
+
+    `durable=False` leaves out the fsync, for a file whose loss in a power cut costs nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        for block in blocks:
+            failpoint(f"{step}-torn", file, block)
+            file.write(block)
+        if durable:
+            _fsync(file)
+    failpoint(f"{step}-written")
+    temporary.replace(path)
+    if durable:
+        _fsync_folder(path.parent)
+    failpoint(f"{step}-replaced")
+
+
+def append_lines(path: Path, lines: Iterable[bytes], step: str) -> None:
+    """Append `lines`, given without their newlines, to `path`, and fsync it."""
+    block = b"".join(line + b"\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        _drop_torn_line(file)
+        failpoint(f"{step}-torn", file, block)
+        file.write(block)
+        _fsync(file)
+    _fsync_folder(path.parent)
+    failpoint(f"{step}-appended")
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the complete lines of `path` without their newlines; a torn last line is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line[:-1]
+
+
+@contextmanager
+def single_writer(path: Path) -> Iterator[None]:
+    """Hold `{path}.lock` for this process, or raise AnotherWriterError.
+
+    The lock is the operating system's and ends with the process, however that ends. The pid
+    stands in a file beside it, because Windows lets nobody read a locked file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pid_file = path.with_name(path.name + ".pid")
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise AnotherWriterError(_read_pid(pid_file)) from None
+    try:
+        pid_file.write_text(str(os.getpid()))
+        yield
+    finally:
+        pid_file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _read_pid(pid_file: Path) -> int | None:
+    try:
+        return int(pid_file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    end = position = file.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - _READ_BYTES)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            position = start + newline + 1
+            break
+        position = start
+    if position < end:
+        file.truncate(position)
+
+
+def _fsync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make a rename or a new file in `folder` durable; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

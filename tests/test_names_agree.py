@@ -1,0 +1,144 @@
+"""One name for one thing: `.env`, Terraform, the scripts' defaults, dbt and the local GCP agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from dotenv import dotenv_values
+from terraform_cli import ROOT, VARIABLES, Terraform, terraform_with_a_provider
+
+import batch_ingestion
+import bronze_load
+import near_realtime_ingestion_2
+import raw_landing
+
+SCHEMAS = {
+    path.stem: json.loads(path.read_text()) for path in (ROOT / "terraform/schemas").glob("*.json")
+}
+DOTENV = dotenv_values(ROOT / ".env")
+Plan = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
+    with terraform_with_a_provider(tmp_path_factory.mktemp("terraform") / "copy") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def plan(terraform: Terraform) -> Plan:
+    return terraform.plan("prod")
+
+
+@pytest.fixture
+def defaults(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What each ingestion script does without a flag, a variable or a .env."""
+    for name in DOTENV:
+        monkeypatch.delenv(name, raising=False)
+    scripts = (batch_ingestion, near_realtime_ingestion_2)
+    return {s.__name__: vars(s.build_parser().parse_args([])) for s in scripts}
+
+
+def planned(plan: Plan, kind: str) -> list[dict[str, Any]]:
+    """Return the planned values of all resources of one type."""
+    return [values for address, values in plan.items() if address.startswith(f"{kind}.")]
+
+
+def bronze_source() -> dict[str, Any]:
+    text = (ROOT / "ey_test_tech/models/bronze/_bronze__sources.yml").read_text()
+    source: dict[str, Any] = yaml.safe_load(text)["sources"][0]
+    return source
+
+
+def test_variables_and_outputs_have_the_names_of_dotenv() -> None:
+    variables = (ROOT / "terraform/variables.tf").read_text()
+    outputs = (ROOT / "terraform/outputs.tf").read_text()
+    for name in DOTENV.keys() - {"FAKE_STORE_API_URL"}:  # the source is not of Google Cloud
+        assert f'variable "{name.lower()}"' in variables
+        assert f'output "{name}"' in outputs
+
+
+def test_region_and_bronze_dataset_are_the_same_everywhere(
+    plan: Plan, defaults: dict[str, dict[str, Any]]
+) -> None:
+    batch = defaults["batch_ingestion"]
+    bronze = plan['google_bigquery_dataset.layer["bronze"]']
+    assert DOTENV["BQ_DATASET"] == batch["dataset_id"] == bronze["dataset_id"] == "bronze_data"
+    assert DOTENV["GCP_REGION"] == batch["region"] == bronze["location"]
+    assert plan["google_storage_bucket.raw"]["location"].lower() == bronze["location"]
+    for topic in planned(plan, "google_pubsub_topic"):
+        regions = topic["message_storage_policy"][0]["allowed_persistence_regions"]
+        assert regions == [DOTENV["GCP_REGION"]]
+
+
+def test_the_topic_is_the_one_that_is_published_to(
+    plan: Plan, defaults: dict[str, dict[str, Any]]
+) -> None:
+    topic = plan["google_pubsub_topic.event"]["name"]
+    assert topic == defaults["near_realtime_ingestion_2"]["topic"]
+
+
+def test_both_scripts_ask_the_source_of_dotenv(defaults: dict[str, dict[str, Any]]) -> None:
+    assert {script["api_url"] for script in defaults.values()} == {DOTENV["FAKE_STORE_API_URL"]}
+
+
+def test_each_schema_file_is_the_schema_of_one_bronze_table(plan: Plan) -> None:
+    tables = planned(plan, "google_bigquery_table")
+    assert {table["table_id"]: json.loads(table["schema"]) for table in tables} == SCHEMAS
+    assert {table["dataset_id"] for table in tables} == {"bronze_data"}
+
+
+def test_partition_and_cluster_columns_exist_in_the_schemas(plan: Plan) -> None:
+    for table in planned(plan, "google_bigquery_table"):
+        types = {column["name"]: column["type"] for column in SCHEMAS[table["table_id"]]}
+        assert types[table["time_partitioning"][0]["field"]] == "TIMESTAMP"
+        assert set(table["clustering"] or []) <= types.keys()
+
+
+def test_the_batch_stage_writes_the_columns_of_its_tables() -> None:
+    line = json.loads(raw_landing.envelope("run", "now", "url") + b"{}}")
+    for entity in batch_ingestion.ENTITIES:
+        assert {column["name"] for column in SCHEMAS[f"{entity}_raw"]} == line.keys()
+    assert bronze_load.MANIFEST_TABLE in SCHEMAS
+
+
+def test_the_events_table_has_the_columns_that_write_metadata_writes() -> None:
+    # https://cloud.google.com/pubsub/docs/bigquery#write_metadata
+    assert [(c["name"], c["type"], c["mode"]) for c in SCHEMAS["carts_events_raw"]] == [
+        ("subscription_name", "STRING", "NULLABLE"),
+        ("message_id", "STRING", "NULLABLE"),
+        ("publish_time", "TIMESTAMP", "NULLABLE"),
+        ("data", "JSON", "NULLABLE"),
+        ("attributes", "JSON", "NULLABLE"),
+    ]
+
+
+def test_dbt_reads_the_tables_and_columns_of_the_schemas() -> None:
+    source = bronze_source()
+    assert "env_var('BQ_DATASET', 'bronze_data')" in source["schema"]
+    columns = {t["name"]: [c["name"] for c in t["columns"]] for t in source["tables"]}
+    assert columns == {name: [c["name"] for c in schema] for name, schema in SCHEMAS.items()}
+
+
+def test_dbt_writes_the_datasets_that_terraform_makes(plan: Plan) -> None:
+    project = yaml.safe_load((ROOT / "ey_test_tech/dbt_project.yml").read_text())
+    profiles = yaml.safe_load((ROOT / "ey_test_tech/profiles.yml").read_text())
+    layers = project["models"]["ey_test_tech"]
+    for layer in ("silver", "gold"):
+        made = plan[f'google_bigquery_dataset.layer["{layer}"]']["dataset_id"]
+        assert layers[layer]["+schema"] == made
+    assert {output["dataset"] for output in profiles["ey_test_tech"]["outputs"].values()} == {
+        "silver_data"
+    }
+    for output in profiles["ey_test_tech"]["outputs"].values():
+        assert f"env_var('GCP_REGION', '{DOTENV['GCP_REGION']}')" in output["location"]
+
+
+def test_names_in_the_terraform_variables_reach_the_plan(plan: Plan) -> None:
+    assert plan["google_storage_bucket.raw"]["name"] == VARIABLES["gcs_bucket_name"]
+    table = plan["google_pubsub_subscription.bigquery"]["bigquery_config"][0]["table"]
+    assert table == f"{VARIABLES['gcp_project_id']}.bronze_data.carts_events_raw"

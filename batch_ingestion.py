@@ -1,0 +1,511 @@
+"""Fetch products and users from the Fake Store API and append them to bronze in BigQuery.
+
+Each entity is read as one answer, checked record by record, and landed as one file of lines,
+
+    raw/{entity}/date={yyyy-mm-dd}/run_id={uuid}/data.json
+
+which is uploaded to Cloud Storage, loaded into {dataset}.{entity}_raw by one load job, and
+recorded in {dataset}.ingestion_runs. Each step happens once, however often it is repeated: a
+killed or waiting run is finished by the same command with its --run-id, or by --resume.
+
+Records that are not valid go to raw/quarantine/... with the reason; more than a tenth of them
+fail the entity, as does any answer that is not a list of records. One entity's failure leaves
+the others alone.
+
+exit codes:
+  0  done
+  1  an entity failed; the message says what to do
+  2  wrong usage or configuration
+  3  Google Cloud was not to be reached: the records wait in --raw-dir for --resume
+
+examples:
+  batch_ingestion.py                              all entities, as .env says
+  batch_ingestion.py --entities users --json      one entity, the summary as JSON
+  batch_ingestion.py --local-only                 files under raw/ only, no Google Cloud
+  batch_ingestion.py --run-id UUID                run once, or finish that run
+  batch_ingestion.py --resume                     finish what waits, without asking the API
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import settings
+from durable_files import AnotherWriterError
+from fake_store_api import (
+    REDACTED,
+    TIMEOUT,
+    USER_AGENT,
+    Answer,
+    FetchFailed,
+    Id,
+    check_records,
+    fetch,
+    open_session,
+    public_url,
+    split_records,
+)
+from raw_landing import (
+    Landing,
+    LandingError,
+    land,
+    read_receipt,
+    remove_landing,
+    sole_run,
+    timestamp,
+    waiting_landings,
+    write_receipt,
+)
+
+if TYPE_CHECKING:
+    from bronze_load import Limits
+
+# how long to wait for an answer of Google's, and how long to try again
+CLOUD_SECONDS = 10.0
+
+STATUSES = ("done", "waiting", "failed")
+
+log = logging.getLogger("batch_ingestion")
+
+
+@dataclass(frozen=True)
+class Entity:
+    """What the API calls an entity, and the members that a record of it must have."""
+
+    path: str
+    required: Mapping[str, Any]
+    key: str = "id"
+    redacted: frozenset[str] = REDACTED
+
+
+# another entity is another line, with its schema in terraform/schemas/{entity}_raw.json
+ENTITIES = {
+    "products": Entity("/products", {"id": Id, "title": str, "price": float, "category": str}),
+    "users": Entity("/users", {"id": Id, "email": str, "username": str}),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of one entity of one run; a line of the summary."""
+
+    entity: str
+    run_id: str
+    status: str  # one of STATUSES
+    where: str = ""
+    records: int = 0
+    quarantined: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the records come from."""
+
+    api_url: str
+    user_agent: str = USER_AGENT
+    timeout: tuple[float, float] = TIMEOUT
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Where the records go: Google's clients, the names there, and how long to wait."""
+
+    storage: Any
+    bigquery: Any
+    bucket_name: str
+    dataset_id: str
+    limits: Limits
+    resume_command: str
+
+
+# (entity, what is being done, bytes read since the last call)
+Report = Callable[[str, str, int], None]
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """Return 1 if an entity failed, else 3 if one waits, else 0."""
+    statuses = {outcome.status for outcome in outcomes}
+    return 1 if "failed" in statuses else 3 if "waiting" in statuses else 0
+
+
+def extract(
+    name: str, run_id: str, source: Source, raw_dir: Path, is_waiting: bool, report: Report
+) -> Landing:
+    """Fetch, check and land one entity; raise FetchFailed if the answer is no data."""
+    entity = ENTITIES[name]
+    record_type = msgspec.defstruct("Record", list(entity.required.items()), gc=False)
+    url = source.api_url.rstrip("/") + entity.path
+
+    def read(answer: Answer) -> Landing:
+        def blocks() -> Iterator[bytes]:
+            for block in answer.blocks():
+                report(name, "reading", len(block))
+                yield block
+
+        return land(
+            check_records(split_records(blocks()), record_type, entity.key),
+            raw_dir,
+            entity=name,
+            run_id=run_id,
+            ingested_at=timestamp(answer.received_at),
+            source_url=public_url(url),
+            redacted=entity.redacted,
+            is_waiting=is_waiting,
+        )
+
+    with open_session(source.user_agent) as session:
+        return fetch(session, url, read, timeout=source.timeout)
+
+
+def deliver(landing: Landing, raw_dir: Path, cloud: Cloud, report: Report) -> Outcome:
+    """Upload, load and record a landing, as far as Google Cloud allows."""
+    from bronze_load import (
+        Refused,
+        Unreachable,
+        load_once,
+        offending_line,
+        record_once,
+        upload_once,
+    )
+
+    entity, dataset_id, limits = landing.entity, cloud.dataset_id, cloud.limits
+    file = raw_dir / landing.data_path
+    where = str(file)
+    try:
+        report(entity, "uploading", 0)
+        bucket = cloud.storage.bucket(cloud.bucket_name)
+        uploaded, where = upload_once(bucket, landing, raw_dir, limits)
+        report(entity, "loading", 0)
+        job = load_once(cloud.bigquery, dataset_id, uploaded, where, limits)
+        report(entity, "recording", 0)
+        record_once(cloud.bigquery, dataset_id, uploaded, where, job, limits)
+    except Unreachable as error:
+        message = f"{error}. The records wait in {file}; finish with: {cloud.resume_command}"
+        return outcome_of(landing, "waiting", where, message)
+    except Refused as error:
+        line = offending_line(file, str(error))
+        message = f"{error}{f' (line {line} of {file})' if line else ''}. The records are kept in "
+        message += f"{file}; when this is corrected, finish with: {cloud.resume_command}"
+        return outcome_of(landing, "failed", where, message)
+    remove_landing(raw_dir, landing)
+    return outcome_of(uploaded, "done", f"{cloud.dataset_id}.{entity}_raw")
+
+
+def outcome_of(landing: Landing, status: str, where: str, message: str = "") -> Outcome:
+    """Return the summary's line for a landing."""
+    return Outcome(
+        entity=landing.entity,
+        run_id=landing.run_id,
+        status=status,
+        where=where,
+        records=landing.records,
+        quarantined=landing.quarantined,
+        bytes=landing.bytes,
+        message=message,
+    )
+
+
+def find_landing(name: str, run_id: str, raw_dir: Path, cloud: Cloud | None) -> Landing | None:
+    """Return what a run of this id has landed before, here or in the bucket."""
+    landing = read_receipt(raw_dir, run_id, name)
+    if not cloud:
+        return landing
+    if landing is None:
+        from bronze_load import Refused, Unreachable, find_uploaded
+
+        try:
+            bucket = cloud.storage.bucket(cloud.bucket_name)
+            landing = find_uploaded(bucket, name, run_id, cloud.limits)
+        except (Refused, Unreachable):
+            return None  # deliver meets it again, and then the records are on the disk
+    if landing is not None:
+        landing = msgspec.structs.replace(landing, is_waiting=True)
+        write_receipt(raw_dir, landing)
+    return landing
+
+
+def ingest(
+    name: str,
+    run_id: str,
+    source: Source,
+    raw_dir: Path,
+    cloud: Cloud | None,
+    report: Report,
+    *,
+    is_rerun: bool,
+) -> Outcome:
+    """Bring one entity from the API, or from where an earlier attempt has got, to its end."""
+    started = time.monotonic()
+    try:
+        landing = find_landing(name, run_id, raw_dir, cloud) if is_rerun else None
+        if landing is None:
+            landing = extract(name, run_id, source, raw_dir, cloud is not None, report)
+        if cloud:
+            outcome = deliver(landing, raw_dir, cloud, report)
+        else:
+            outcome = outcome_of(landing, "done", str(raw_dir / landing.data_path))
+    except (FetchFailed, LandingError, OSError) as error:
+        outcome = Outcome(name, run_id, "failed", message=str(error))
+    report(name, outcome.status, 0)
+    outcome = replace(outcome, seconds=round(time.monotonic() - started, 3))
+    log.info(
+        "finished entity=%s status=%s records=%d quarantined=%d bytes=%d seconds=%.3f",
+        *(outcome.entity, outcome.status, outcome.records, outcome.quarantined),
+        *(outcome.bytes, outcome.seconds),
+    )
+    return outcome
+
+
+def run(
+    names: Sequence[str],
+    run_id: str,
+    source: Source,
+    raw_dir: Path,
+    cloud: Cloud | None,
+    *,
+    is_rerun: bool,
+) -> list[Outcome]:
+    """Ingest the entities side by side."""
+    with (
+        sole_run(raw_dir, run_id),
+        show_progress(names) as report,
+        ThreadPoolExecutor(len(names)) as pool,
+    ):
+
+        def ingest_one(name: str) -> Outcome:
+            return ingest(name, run_id, source, raw_dir, cloud, report, is_rerun=is_rerun)
+
+        return list(pool.map(ingest_one, names))
+
+
+def resume(names: Sequence[str], run_id: str | None, raw_dir: Path, cloud: Cloud) -> list[Outcome]:
+    """Deliver what waits, oldest first, until Google Cloud is out of reach again."""
+    outcomes: list[Outcome] = []
+    with show_progress(names) as report:
+        for waiting in waiting_landings(raw_dir):
+            if waiting.entity not in names or run_id not in (None, waiting.run_id):
+                continue
+            if outcomes and outcomes[-1].status == "waiting":
+                message = f"Not tried; finish with: {cloud.resume_command}"
+                where = str(raw_dir / waiting.data_path)
+                outcomes.append(outcome_of(waiting, "waiting", where, message))
+                continue
+            started = time.monotonic()
+            with sole_run(raw_dir, waiting.run_id):
+                landing = read_receipt(raw_dir, waiting.run_id, waiting.entity)
+                if landing is None:
+                    continue  # another process has just finished it
+                outcome = deliver(landing, raw_dir, cloud, report)
+            outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
+    return outcomes
+
+
+@contextmanager
+def show_progress(names: Sequence[str]) -> Iterator[Report]:
+    """Yield a function that shows what is being done: bars on a terminal, else lines in the log."""
+    if not sys.stderr.isatty():
+        steps: dict[str, str] = {}
+
+        def log_step(name: str, step: str, size: int) -> None:
+            if step not in STATUSES and steps.get(name) != step:
+                steps[name] = step
+                log.info("%s entity=%s", step, name)
+
+        yield log_step
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(pulse_style="cyan"),
+        DownloadColumn(),
+        TextColumn("{task.fields[step]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks = {name: progress.add_task(name, total=None, step="waiting") for name in names}
+
+        def show(name: str, step: str, size: int) -> None:
+            progress.update(tasks[name], advance=size, step=step)
+            if step in STATUSES:
+                size_read = progress.tasks[tasks[name]].completed
+                progress.update(tasks[name], total=size_read or 1, completed=size_read or 1)
+
+        yield show
+
+
+def print_summary(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
+    """Print the summary on stdout, as a table or as JSON, and what went wrong in the log."""
+    for outcome in outcomes:
+        if outcome.message:
+            log.error("%s entity=%s: %s", outcome.status, outcome.entity, outcome.message)
+    if as_json:
+        print(json.dumps({"exit_code": exit_code(outcomes), "entities": [*map(asdict, outcomes)]}))
+        return
+
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    for heading in ("entity", "status", "records", "quarantined", "bytes", "seconds", "where"):
+        is_number = heading in ("records", "quarantined", "bytes", "seconds")
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for outcome in outcomes:
+        table.add_row(
+            outcome.entity,
+            outcome.status,
+            f"{outcome.records:,}",
+            f"{outcome.quarantined:,}",
+            f"{outcome.bytes:,}",
+            f"{outcome.seconds:.1f}",
+            outcome.where,
+        )
+    # a pipe has no width of its own
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line; its defaults are the environment's."""
+    environment = os.environ.get
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--project-id",
+        default=environment("GCP_PROJECT_ID"),
+        help="Google Cloud project (default: $GCP_PROJECT_ID)",
+    )
+    parser.add_argument(
+        "--bucket-name",
+        default=environment("GCS_BUCKET_NAME"),
+        help="bucket of the raw zone (default: $GCS_BUCKET_NAME)",
+    )
+    parser.add_argument(
+        "--dataset-id",
+        default=environment("BQ_DATASET", "bronze_data"),
+        help="dataset of the bronze tables (default: $BQ_DATASET, else bronze_data)",
+    )
+    parser.add_argument(
+        "--region",
+        default=environment("GCP_REGION", settings.DEFAULT_REGION),
+        help=f"location of the dataset (default: $GCP_REGION, else {settings.DEFAULT_REGION})",
+    )
+    parser.add_argument(
+        "--api-url",
+        default=environment("FAKE_STORE_API_URL", settings.DEFAULT_API_URL),
+        help="address of the API (default: $FAKE_STORE_API_URL, else the public Fake Store)",
+    )
+    parser.add_argument(
+        "--entities", nargs="+", choices=ENTITIES, default=list(ENTITIES), help="default: all"
+    )
+    parser.add_argument(
+        "--local-only", action="store_true", help="write files under --raw-dir and nothing else"
+    )
+    parser.add_argument(
+        "--raw-dir", type=Path, default=Path("raw"), help="local raw zone (default: raw)"
+    )
+    parser.add_argument(
+        "--run-id", type=uuid.UUID, metavar="UUID", help="id of the run (default: a new one)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="finish what waits, without asking the API"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument(
+        "--user-agent", default=USER_AGENT, help=f"who asks the API (default: {USER_AGENT})"
+    )
+    parser.add_argument(
+        "--api-timeout",
+        type=float,
+        default=TIMEOUT[1],
+        metavar="SECONDS",
+        help=f"silence after which the API is asked again (default: {TIMEOUT[1]:g})",
+    )
+    parser.add_argument(
+        "--cloud-timeout",
+        type=float,
+        default=CLOUD_SECONDS,
+        metavar="SECONDS",
+        help="how long Google Cloud may take for one answer, and for all retries of a call "
+        f"(default: {CLOUD_SECONDS:g})",
+    )
+    return parser
+
+
+def connect(args: argparse.Namespace) -> Cloud:
+    """Return the clients for Google Cloud; raise ConfigurationError where something is not set."""
+    from bronze_load import Limits
+
+    project_id = settings.require(args.project_id, "GCP_PROJECT_ID", "--project-id")
+    return Cloud(
+        storage=settings.storage_client(project_id),
+        bigquery=settings.bigquery_client(project_id, args.region),
+        bucket_name=settings.require(args.bucket_name, "GCS_BUCKET_NAME", "--bucket-name"),
+        dataset_id=settings.require(args.dataset_id, "BQ_DATASET", "--dataset-id"),
+        limits=Limits(args.cloud_timeout),
+        resume_command=resume_command(args),
+    )
+
+
+def resume_command(args: argparse.Namespace) -> str:
+    """Return the command that finishes the job, with the flags that its place depends on."""
+    defaults = build_parser().parse_args([])
+    words = ["python", "batch_ingestion.py", "--resume"]
+    for name in ("project_id", "bucket_name", "dataset_id", "region", "raw_dir"):
+        value = getattr(args, name)
+        if value != getattr(defaults, name):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    return shlex.join(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the batch stage and return its exit code."""
+    settings.load_environment()
+    args = build_parser().parse_args(argv)
+    # on a terminal the bars tell what the lines would
+    level = logging.WARNING if sys.stderr.isatty() else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    run_id = str(args.run_id) if args.run_id else None
+    try:
+        if args.resume and args.local_only:
+            raise settings.ConfigurationError("--resume and --local-only exclude each other.")
+        cloud = None if args.local_only else connect(args)
+        if args.resume and cloud:
+            outcomes = resume(args.entities, run_id, args.raw_dir, cloud)
+        else:
+            source = Source(args.api_url, args.user_agent, (TIMEOUT[0], args.api_timeout))
+            is_rerun, run_id = run_id is not None, run_id or str(uuid.uuid4())
+            outcomes = run(args.entities, run_id, source, args.raw_dir, cloud, is_rerun=is_rerun)
+    except (settings.ConfigurationError, AnotherWriterError) as error:
+        log.error("%s", error)
+        return 2
+    except LandingError as error:
+        log.error("%s", error)
+        return 1
+    print_summary(outcomes, as_json=args.json)
+    return exit_code(outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

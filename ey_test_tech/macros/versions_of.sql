@@ -83,17 +83,31 @@ followed as (
 
 ),
 
+absences as (
+
+    select
+        observed_at,
+        min(run_id) as run_id
+    from window_runs
+    where shows_absence
+    group by observed_at
+
+),
+
 departures as (
 
     select
-        * except (is_listed, changed_at, is_carried, next_absence_at, next_seen_at),
+        followed.* except (is_listed, changed_at, run_id, is_carried, next_absence_at, next_seen_at),
         false as is_listed,
-        next_absence_at as changed_at,
+        absences.observed_at as changed_at,
+        absences.run_id,
         false as is_carried
     from followed
+    inner join absences
+        on followed.next_absence_at = absences.observed_at
     where
-        is_listed
-        and next_absence_at < coalesce(next_seen_at, timestamp '9999-12-31')
+        followed.is_listed
+        and followed.next_absence_at < coalesce(followed.next_seen_at, timestamp '9999-12-31')
 
 ),
 

@@ -9,64 +9,38 @@ events as (
         sum(modified) as modifications,
         sum(deleted) as deleted_carts
     from {{ ref('stg_cart_days') }}
+    where events > 0
     group by day
+
+),
+
+lives as (
+
+    select * from {{ ref('stg_cart_lives') }}
 
 ),
 
 superseded as (
 
     select
-        date(deleted_at) as day,
+        date(superseded_at) as day,
         count(*) as superseded_carts
-    from {{ ref('stg_carts') }}
-    where is_superseded and event_type != 'deleted'
+    from lives
+    where superseded_at is not null
     group by day
-
-),
-
-turns as (
-
-    select
-        *,
-        lag(event_type) over (
-            partition by cart_id order by generation, sequence, event_id
-        ) as event_type_before
-    from {{ ref('stg_cart_lifecycle_events') }}
-
-),
-
-lives as (
-
-    -- a snapshot's created event begins no life where the cart was known to exist; where it
-    -- does begin one, the cart is older than its event, and the life's length is not known
-    select
-        *,
-        last_value(
-            if(
-                event_type = 'created'
-                and (snapshot_size is null or coalesce(event_type_before, 'deleted') = 'deleted'),
-                struct(event_at as created_at, snapshot_size is not null as is_older),
-                null
-            )
-            ignore nulls
-        ) over (
-            partition by cart_id order by generation, sequence, event_id
-            rows between unbounded preceding and current row
-        ) as birth
-    from turns
 
 ),
 
 lengths as (
 
     select
-        date(event_at) as day,
+        date(deleted_at) as day,
         count(*) as whole_lives,
-        avg(timestamp_diff(event_at, birth.created_at, second)) as average_seconds
+        avg(timestamp_diff(deleted_at, first_seen_at, second)) as average_seconds
     from lives
     where
-        event_type = 'deleted'
-        and not birth.is_older
+        is_birth_seen
+        and deleted_at is not null
     group by day
 
 ),

@@ -89,6 +89,30 @@ def test_dev_and_prod_differ_in_protection_and_labels_only(
     assert {name.split(".")[1] for name in found} == labels
 
 
+def test_the_bigquery_subscription_is_made_after_the_grants_that_it_needs(
+    terraform: Terraform,
+) -> None:
+    graph = terraform.run("graph").stdout
+    subscription = '"google_pubsub_subscription.bigquery"'
+    grants = '"google_bigquery_table_iam_member.pubsub_agent"'
+    assert f'{subscription} -> "terraform_data.iam_propagation"' in graph
+    assert f'"terraform_data.iam_propagation" -> {grants}' in graph
+
+
+def test_the_readme_names_every_role_that_is_granted_to_the_accounts(
+    plans: dict[str, dict[str, Any]],
+) -> None:
+    credentials = (FOLDER / "README.md").read_text().split("## Credentials")[1]
+    table = credentials.split("**On Google Cloud**")[0]
+    accounts = {f"fake-store-{stage}@" for stage in ("ingestion", "dbt")}
+    granted = {
+        values["role"].removeprefix("roles/")
+        for values in plans["prod"].values()
+        if "role" in values and any(account in values["member"] for account in accounts)
+    }
+    assert set(re.findall(r"`((?:bigquery|pubsub|storage)\.\w+)`", table)) == granted
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_placeholders_of_an_environment_are_refused(
     terraform: Terraform, environment: str

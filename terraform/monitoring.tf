@@ -8,6 +8,8 @@ locals {
       metric       = "oldest_unacked_message_age"
       labels       = ""
       aligner      = "ALIGN_MAX"
+      period       = "60s"
+      duration     = "300s"
       threshold    = 600
       severity     = "CRITICAL"
       content      = "Nothing is lost before event_retention has passed. Look at the subscription's state and at carts_events_raw."
@@ -18,6 +20,8 @@ locals {
       metric       = "num_undelivered_messages"
       labels       = ""
       aligner      = "ALIGN_MAX"
+      period       = "60s"
+      duration     = "300s"
       threshold    = 0
       severity     = "ERROR"
       content      = "Read them within 31 days: gcloud pubsub subscriptions pull ${google_pubsub_subscription.dead_letter.name} --limit=10. They stay until they are acknowledged (--auto-ack)."
@@ -29,9 +33,12 @@ locals {
       metric       = "push_request_count"
       labels       = " AND metric.labels.response_class != \"ack\""
       aligner      = "ALIGN_DELTA"
-      threshold    = 0
-      severity     = "ERROR"
-      content      = "gcloud pubsub subscriptions describe ${google_pubsub_subscription.bigquery.name} --format='value(bigqueryConfig.state)' says ACTIVE, PERMISSION_DENIED, NOT_FOUND or SCHEMA_MISMATCH. A terraform apply restores grants, table and schema."
+      # one message that is refused for good is tried seven times in its first 15 minutes
+      period    = "900s"
+      duration  = "0s"
+      threshold = 5
+      severity  = "ERROR"
+      content   = "gcloud pubsub subscriptions describe ${google_pubsub_subscription.bigquery.name} --format='value(bigqueryConfig.state)' says ACTIVE, PERMISSION_DENIED, NOT_FOUND or SCHEMA_MISMATCH. A terraform apply restores grants, table and schema. What has become a dead letter by then comes back with gcloud pubsub subscriptions seek ${google_pubsub_subscription.bigquery.name} --time=<before the trouble>; silver counts each event once."
     }
   }
 }
@@ -59,10 +66,10 @@ resource "google_monitoring_alert_policy" "subscription" {
       filter          = "resource.type = \"pubsub_subscription\" AND resource.labels.subscription_id = \"${each.value.subscription}\" AND metric.type = \"pubsub.googleapis.com/subscription/${each.value.metric}\"${each.value.labels}"
       comparison      = "COMPARISON_GT"
       threshold_value = each.value.threshold
-      duration        = "300s" # five minutes running, so that one retry wakes nobody
+      duration        = each.value.duration
 
       aggregations {
-        alignment_period     = "60s"
+        alignment_period     = each.value.period
         per_series_aligner   = each.value.aligner
         cross_series_reducer = "REDUCE_SUM"
       }

@@ -34,8 +34,10 @@ resource "google_pubsub_subscription" "bigquery" {
   }
 
   dead_letter_policy {
-    dead_letter_topic     = google_pubsub_topic.dead_letter.id
-    max_delivery_attempts = 10
+    dead_letter_topic = google_pubsub_topic.dead_letter.id
+    # about 16 hours at the longest backoff: what stops all writes (a lost grant, an outage) must not
+    # turn every event into a dead letter before somebody has read the alert
+    max_delivery_attempts = 100
   }
 
   retry_policy {

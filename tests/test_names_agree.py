@@ -15,6 +15,7 @@ import batch_ingestion
 import bronze_load
 import near_realtime_ingestion_2
 import raw_landing
+import start_apis_GCP
 
 SCHEMAS = {
     path.stem: json.loads(path.read_text()) for path in (ROOT / "terraform/schemas").glob("*.json")
@@ -136,6 +137,21 @@ def test_dbt_writes_the_datasets_that_terraform_makes(plan: Plan) -> None:
     }
     for output in profiles["ey_test_tech"]["outputs"].values():
         assert f"env_var('GCP_REGION', '{DOTENV['GCP_REGION']}')" in output["location"]
+
+
+def test_every_service_that_terraform_talks_to_is_among_the_apis(plan: Plan) -> None:
+    services = {
+        "google_bigquery": "bigquery.googleapis.com",
+        "google_monitoring": "monitoring.googleapis.com",
+        "google_project": "cloudresourcemanager.googleapis.com",
+        "google_pubsub": "pubsub.googleapis.com",
+        "google_service": "iam.googleapis.com",
+        "google_storage": "storage.googleapis.com",
+    }
+    kinds = {"_".join(address.split("_")[:2]) for address in plan if address.startswith("google_")}
+    assert {services[kind] for kind in kinds} | {services["google_monitoring"]} <= set(
+        start_apis_GCP.APIS
+    )
 
 
 def test_names_in_the_terraform_variables_reach_the_plan(plan: Plan) -> None:

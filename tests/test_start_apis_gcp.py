@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import google.auth
 import google.oauth2.credentials
 import pytest
+import responses
 from google.api_core.exceptions import Unauthorized
 from google.auth.exceptions import RefreshError
 
@@ -305,6 +306,49 @@ def test_missing_credentials_say_how_to_get_some(
 def test_refused_credentials_say_how_to_renew_them() -> None:
     assert "expired or revoked" in explain(RefreshError("invalid_grant"), PROJECT)
     assert "expired or revoked" in explain(Unauthorized("invalid credentials"), PROJECT)
+
+
+ACCOUNT = f"fake-store-ingestion@{PROJECT}.iam.gserviceaccount.com"
+ACT_AS = (
+    "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/"
+    f"{ACCOUNT}:generateAccessToken"
+)
+IMPERSONATION = {
+    "type": "impersonated_service_account",
+    "service_account_impersonation_url": ACT_AS,
+    "source_credentials": {
+        "type": "authorized_user",
+        "client_id": "id",
+        "client_secret": "not a secret",
+        "refresh_token": "token",
+    },
+}
+WORKLOAD_IDENTITY = {
+    "type": "external_account",
+    "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/ci/"
+    "providers/github",
+    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    "token_url": "https://sts.googleapis.com/v1/token",
+    "service_account_impersonation_url": ACT_AS,
+}
+
+
+@responses.activate
+@pytest.mark.parametrize("file", [IMPERSONATION, WORKLOAD_IDENTITY], ids=lambda f: str(f["type"]))
+def test_keyless_credentials_are_taken_like_a_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: dict[str, Any]
+) -> None:
+    token = {"access_token": "token", "token_type": "Bearer", "expires_in": 3600}
+    responses.post("https://sts.googleapis.com/v1/token", json=token)
+    responses.post(ACT_AS, json={"accessToken": "token", "expireTime": "2099-01-01T00:00:00Z"})
+    number_to_id = "https://cloudresourcemanager.googleapis.com/v1/projects/1"
+    responses.get(number_to_id, json={"projectId": PROJECT})
+    (tmp_path / "token").write_text("a token of the CI")
+    path = tmp_path / "credentials.json"
+    path.write_text(json.dumps({**file, "credential_source": {"file": str(tmp_path / "token")}}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    access = start_apis_GCP.connect("https://serviceusage.googleapis.com", PROJECT)
+    assert access.credentials.service_account_email == ACCOUNT
 
 
 def test_calls_are_counted_on_the_project_itself(monkeypatch: pytest.MonkeyPatch) -> None:

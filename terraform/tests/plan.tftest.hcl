@@ -105,6 +105,19 @@ run "bigquery_subscription_writes_metadata_as_json_rows" {
   }
 }
 
+run "an_outage_of_bigquery_outlives_the_night" {
+  command = plan
+
+  assert {
+    condition     = google_pubsub_subscription.bigquery.dead_letter_policy[0].max_delivery_attempts == 100 && google_pubsub_subscription.bigquery.retry_policy[0].maximum_backoff == "600s"
+    error_message = "events wait about 16 hours for BigQuery before they are dead letters"
+  }
+  assert {
+    condition     = google_pubsub_topic.event.message_retention_duration == "604800s" && google_pubsub_subscription.bigquery.message_retention_duration == "604800s"
+    error_message = "for a week, seeking back replays every event"
+  }
+}
+
 run "prod_protects_what_holds_data" {
   command = plan
 

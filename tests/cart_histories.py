@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,31 @@ KILLED = -9
 Document = dict[str, Any]
 
 
+@dataclass
+class Fault:
+    """An answer that is none. `declared` is the length that is promised beyond the body's own."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    declared: int = 0
+    is_reset: bool = False
+    is_hanging: bool = False
+
+
 class CartsSource:
-    """A Fake Store of carts only, in this process: what `carts` holds is what it answers."""
+    """A Fake Store of carts only, in this process: what `carts` holds is what it answers.
+
+    With a `fault`, it answers well `fault_after` times more, and then only with the fault.
+    """
 
     def __init__(self) -> None:
         self.carts: dict[int, Document] = {}
         self.url = ""
+        self.requests = 0
+        self.fault: Fault | None = None
+        self.fault_after = 0
+        self.is_closed = threading.Event()
 
     def put(self, cart_id: int, *lines: tuple[int, int], user: int = 1) -> None:
         self.carts[cart_id] = {
@@ -65,11 +85,22 @@ def carts_source() -> Iterator[CartsSource]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(list(source.carts.values())).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
+            source.requests += 1
+            fault = source.fault
+            if fault is None or source.fault_after:
+                source.fault_after -= fault is not None
+                fault = Fault(json.dumps(list(source.carts.values())).encode())
+            if fault.is_hanging:
+                source.is_closed.wait(60)
+            if fault.is_hanging or fault.is_reset:
+                self.close_connection = True
+                return
+            self.send_response(fault.status)
+            for name, value in fault.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(fault.body) + fault.declared))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(fault.body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -80,6 +111,7 @@ def carts_source() -> Iterator[CartsSource]:
     try:
         yield source
     finally:
+        source.is_closed.set()
         server.shutdown()
         server.server_close()
 
@@ -93,18 +125,39 @@ def stage_command(folder: Path, url: str, *flags: str) -> list[str]:
     ]
 
 
-def run_stage(
-    folder: Path, url: str, *flags: str, env: dict[str, str] | None = None, timeout: float = 60
-) -> subprocess.CompletedProcess[str]:
-    """Run the stage to its end, or to its FAILPOINT."""
-    return subprocess.run(
+def start_stage(
+    folder: Path, url: str, *flags: str, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the stage as a process."""
+    return subprocess.Popen(
         stage_command(folder, url, *flags),
         env={**os.environ, **(env or {})},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
     )
+
+
+@dataclass
+class Ended:
+    """A process that has ended: its exit code, its summary where it has one, its log."""
+
+    code: int
+    summary: Document
+    log: str
+
+
+def end_stage(process: subprocess.Popen[str], timeout: float = 60) -> Ended:
+    """Wait for the end of the stage, or of its FAILPOINT."""
+    out, log = process.communicate(timeout=timeout)
+    return Ended(process.returncode, json.loads(out) if out else {}, log)
+
+
+def run_stage(
+    folder: Path, url: str, *flags: str, env: dict[str, str] | None = None, timeout: float = 60
+) -> Ended:
+    """Run the stage to its end, or to its FAILPOINT."""
+    return end_stage(start_stage(folder, url, *flags, env=env), timeout)
 
 
 def published(folder: Path) -> list[bytes]:

@@ -14,7 +14,8 @@
         {% do adapter.alter_table_add_remove_columns(relation, add_columns, remove_columns) %}
     {% else %}
         {% for column in add_columns or [] %}
-            {% do run_query('alter table ' ~ relation ~ ' add column ' ~ column.name ~ ' ' ~ column.data_type) %}
+            {% set definition = column.name ~ ' ' ~ column.data_type %}
+            {% do run_query('alter table ' ~ relation ~ ' add column ' ~ definition) %}
         {% endfor %}
         {% for column in remove_columns or [] %}
             {% do run_query('alter table ' ~ relation ~ ' drop column ' ~ column.name) %}

@@ -14,11 +14,14 @@
     {% endif %}
     {% set newest_day = 'select max(' ~ date_column ~ ') from ' ~ this %}
     {% set recent = shift_date(today, -35) %}
-    {% set newest = run_query(newest_day ~ " where " ~ date_column ~ " >= date '" ~ recent ~ "'")[0][0]
-        or run_query(newest_day ~ " where " ~ date_column ~ " < date '" ~ recent ~ "'")[0][0] %}
+    {% set is_recent = date_column ~ " >= date '" ~ recent ~ "'" %}
+    {% set newest = run_query(newest_day ~ ' where ' ~ is_recent)[0][0]
+        or run_query(newest_day ~ ' where not ' ~ is_recent)[0][0] %}
     {% if not newest %}
         {{ return({'start': '0001-01-01', 'end': today}) }}
     {% endif %}
-    {% set start = shift_date(newest | string, -var('look_back_days')) %}
-    {{ return({'start': start, 'end': [today, newest | string] | max}) }}
+    {{ return({
+        'start': shift_date(newest | string, -var('look_back_days')),
+        'end': [today, newest | string] | max,
+    }) }}
 {% endmacro %}

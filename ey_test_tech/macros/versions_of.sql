@@ -97,7 +97,10 @@ absences as (
 departures as (
 
     select
-        followed.* except (is_listed, changed_at, run_id, is_carried, next_absence_at, next_seen_at),
+        followed.{{ key }},
+        {%- for attribute in attributes %}
+        followed.{{ attribute }},
+        {%- endfor %}
         false as is_listed,
         absences.observed_at as changed_at,
         absences.run_id,

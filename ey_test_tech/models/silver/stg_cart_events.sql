@@ -1,5 +1,6 @@
 {{ config(partition_by={'field': 'published_date', 'data_type': 'date'}, cluster_by=['cart_id']) }}
 {%- set window = rebuild_window('published_date') %}
+{%- set first_known_day = shift_date(window.start, -var('duplicate_days')) %}
 
 with
 
@@ -19,7 +20,7 @@ known_events as (
     select event_id
     from {{ this }}
     where
-        published_date >= date '{{ shift_date(window.start, -var("duplicate_days")) if window.start > "0002" else "0001-01-01" }}'
+        published_date >= date '{{ first_known_day }}'
         and published_date < date '{{ window.start }}'
 
 ),

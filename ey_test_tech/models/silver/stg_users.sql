@@ -1,4 +1,7 @@
-{{ config(partition_by={'field': 'ingested_date', 'data_type': 'date'}, cluster_by=['user_id']) }}
+{{ config(
+    partition_by={'field': 'ingested_date', 'data_type': 'date'},
+    cluster_by=['user_id']
+) }}
 {%- set window = rebuild_window('ingested_date') %}
 
 with

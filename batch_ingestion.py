@@ -66,6 +66,7 @@ from raw_landing import (
     land,
     read_receipt,
     remove_landing,
+    remove_orphans,
     sole_run,
     timestamp,
     waiting_landings,
@@ -284,6 +285,8 @@ def run(
     is_rerun: bool,
 ) -> list[Outcome]:
     """Ingest the entities side by side."""
+    log.info("started run_id=%s entities=%s", run_id, ",".join(names))
+    remove_orphans(raw_dir)
     with (
         sole_run(raw_dir, run_id),
         show_progress(names) as report,
@@ -298,6 +301,7 @@ def run(
 
 def resume(names: Sequence[str], run_id: str | None, raw_dir: Path, cloud: Cloud) -> list[Outcome]:
     """Deliver what waits, oldest first, until Google Cloud is out of reach again."""
+    remove_orphans(raw_dir)
     outcomes: list[Outcome] = []
     with show_progress(names) as report:
         for waiting in waiting_landings(raw_dir):
@@ -358,19 +362,25 @@ def print_summary(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     """Print the summary on stdout, as a table or as JSON, and what went wrong in the log."""
     for outcome in outcomes:
         if outcome.message:
-            log.error("%s entity=%s: %s", outcome.status, outcome.entity, outcome.message)
+            level = logging.ERROR if outcome.status == "failed" else logging.WARNING
+            log.log(level, "%s entity=%s: %s", outcome.status, outcome.entity, outcome.message)
     if as_json:
         print(json.dumps({"exit_code": exit_code(outcomes), "entities": [*map(asdict, outcomes)]}))
         return
-
+    if not outcomes:
+        print("nothing waits")
+        return
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=SIMPLE, pad_edge=False)
-    for heading in ("entity", "status", "records", "quarantined", "bytes", "seconds", "where"):
-        is_number = heading in ("records", "quarantined", "bytes", "seconds")
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for heading in ("entity", "status"):
+        table.add_column(heading)
+    for heading in ("records", "quarantined", "bytes", "seconds"):
+        table.add_column(heading, justify="right")
+    for heading in ("where", "run id"):
+        table.add_column(heading, overflow="fold")
     for outcome in outcomes:
         table.add_row(
             outcome.entity,
@@ -380,9 +390,10 @@ def print_summary(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
             f"{outcome.bytes:,}",
             f"{outcome.seconds:.1f}",
             outcome.where,
+            outcome.run_id,
         )
-    # a pipe has no width of its own
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    # a pipe has no width, and whoever reads it wants whole paths
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def build_parser() -> argparse.ArgumentParser:

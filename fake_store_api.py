@@ -354,7 +354,8 @@ def _alternatives(names: frozenset[str]) -> bytes:
 def _may_hold(text: bytes, names: frozenset[str]) -> bool:
     if any(name.encode() in text for name in names):
         return True
-    return b"\\u" in text and any(match[1] for match in _ESCAPE_IN_KEY.finditer(text))
+    # one byte is found many times faster than two
+    return b"\\" in text and any(match[1] for match in _ESCAPE_IN_KEY.finditer(text))
 
 
 def _remove_members(text: bytes, names: frozenset[str]) -> bytes:

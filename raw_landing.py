@@ -23,7 +23,7 @@ from typing import BinaryIO
 import google_crc32c
 import msgspec
 
-from durable_files import failpoint, replace_file, single_writer
+from durable_files import AnotherWriterError, failpoint, replace_file, single_writer
 from fake_store_api import BadRecord, Window, redact
 
 RUNS_FOLDER = ".runs"
@@ -201,6 +201,16 @@ def remove_traces(raw_dir: Path, run_id: str, entity: str) -> None:
     receipt = _run_folder(raw_dir, run_id) / f"{entity}.json"
     for path in (*_temporary_files(raw_dir, run_id, entity), receipt):
         path.unlink(missing_ok=True)
+
+
+def remove_orphans(raw_dir: Path) -> None:
+    """Remove the temporary files of runs that were killed before their receipt."""
+    for folder in (raw_dir / RUNS_FOLDER).glob("*/"):
+        with suppress(AnotherWriterError), sole_run(raw_dir, folder.name):
+            for file in folder.glob("*.tmp"):
+                entity = file.name.partition(".")[0]
+                if not (folder / f"{entity}.json").exists():
+                    file.unlink()
 
 
 @contextmanager

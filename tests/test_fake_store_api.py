@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import msgspec
 import pytest
+from scripted_http import (
+    Request,
+    Respond,
+    answer,
+    drip,
+    fall_silent,
+    hang,
+    reset,
+    scripted_server,
+    stop_halfway,
+)
 
 import fake_store_api as api
-
-Answers = list[Callable[[BaseHTTPRequestHandler], None]]
 
 
 def no_pause(state: Any) -> float:
@@ -323,66 +330,10 @@ def test_random_records_lose_the_member_and_nothing_else() -> None:
 
 
 @contextmanager
-def serving(*answers: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[tuple[str, list[Any]]]:
-    """Serve one answer for each request, the last one again and again; note the requests."""
-    requests: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            requests.append(dict(self.headers))
-            answers[min(len(requests), len(answers)) - 1](self)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/carts", requests
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def answer(
-    status: int = 200, body: bytes = b"[1]", **headers: str
-) -> Callable[[BaseHTTPRequestHandler], None]:
-    def respond(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in {"Content_Length": str(len(body)), **headers}.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return respond
-
-
-def stop_halfway(handler: BaseHTTPRequestHandler) -> None:
-    answer(200, b'[{"id":1},', Content_Length="100")(handler)
-    handler.close_connection = True
-
-
-def reset(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.close()
-    handler.close_connection = True
-
-
-def drip(handler: BaseHTTPRequestHandler) -> None:
-    answer(200, b"[", Content_Length="1000")(handler)
-    with pytest.raises(OSError):
-        while True:
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-            time.sleep(0.02)
-    handler.close_connection = True
-
-
-def hang(handler: BaseHTTPRequestHandler) -> None:
-    handler.rfile.read(1)
-    handler.close_connection = True
+def serving(*answers: Respond) -> Iterator[tuple[str, list[Request]]]:
+    """Serve `answers`; yield the address and the requests."""
+    with scripted_server({"/carts": list(answers)}) as server:
+        yield f"{server.url}/carts", server.requests
 
 
 def read_all(given: api.Answer) -> list[bytes]:
@@ -401,15 +352,15 @@ def test_the_answer_comes_with_its_validator_and_its_time() -> None:
     assert items == [b"1", b"2"]
     assert given.etag == 'W/"5-x"' and not given.not_modified
     assert before <= given.received_at <= datetime.now(UTC)
-    assert requests[0]["User-Agent"] == api.USER_AGENT
-    assert "If-None-Match" not in requests[0]
+    assert requests[0].headers["User-Agent"] == api.USER_AGENT
+    assert "If-None-Match" not in requests[0].headers
 
 
 def test_an_unchanged_source_answers_the_condition_with_304_and_no_body() -> None:
     with serving(answer(304, b"", ETag='"x"')) as (url, requests):
         given = api.fetch(api.open_session(), url, lambda given: given, etag='"x"')
     assert given.not_modified and given.etag == '"x"'
-    assert requests[0]["If-None-Match"] == '"x"'
+    assert requests[0].headers["If-None-Match"] == '"x"'
 
 
 def test_a_304_that_nobody_asked_for_is_no_answer() -> None:
@@ -516,11 +467,7 @@ def test_a_body_that_drips_ends() -> None:
 
 
 def test_a_body_that_falls_silent_ends() -> None:
-    def silent(handler: BaseHTTPRequestHandler) -> None:
-        answer(200, b"[", Content_Length="1000")(handler)
-        hang(handler)
-
-    with serving(silent) as (url, _), pytest.raises(api.FetchFailed, match="in the middle"):
+    with serving(fall_silent) as (url, _), pytest.raises(api.FetchFailed, match="in the middle"):
         get(url, timeout=(1, 0.2), attempts=1)
 
 

@@ -1,0 +1,585 @@
+"""The batch stage on the local disk: what lands is whole and exact, a bad answer leaves nothing."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_http import (
+    Respond,
+    ScriptedServer,
+    answer,
+    fall_silent,
+    hang,
+    reset,
+    scripted_server,
+    stop_halfway,
+)
+
+import batch_ingestion as batch
+import fake_store_api
+import raw_landing
+import settings
+
+RUN_ID = "11111111-1111-4111-8111-111111111111"
+REAL_ANSWERS = settings.PROJECT_FOLDER.parent / "shared" / "fakestore"
+
+PRODUCTS = [
+    b'{"id":%d,"title":"Caf\xc3\xa9 mug ","price":%s,"category":"kitchen","rating":{"rate":3.9}}'
+    % (number, price)
+    for number, price in enumerate([b"22", b"109.950", b"7.50", b"1e2"], start=1)
+]
+USERS = [
+    b'{"address":{"city":"kilcoole"},"id":%d,"email":"a@b.c","username":"u","password":"sesame",'
+    b'"name":{"firstname":"j"},"__v":0}' % number
+    for number in range(1, 4)
+]
+USERS_REDACTED = [user.replace(b'"password":"sesame",', b"") for user in USERS]
+
+
+def body(records: list[bytes]) -> bytes:
+    return b"[%b]" % b",".join(records)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    """A store whose faults are met without the pauses between the attempts."""
+    quick = functools.partial(fake_store_api.fetch, backoff=lambda state: 0.0)
+    monkeypatch.setattr(batch, "fetch", quick)
+    answers = {"/products": [answer(200, body(PRODUCTS))], "/users": [answer(200, body(USERS))]}
+    with scripted_server(answers) as server:
+        yield server
+
+
+@pytest.fixture
+def run(
+    store: ScriptedServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> Callable[..., int]:
+    """Run the script in this process with --local-only; return its exit code."""
+    caplog.set_level(logging.INFO)
+
+    def run_main(*arguments: str) -> int:
+        where = ["--local-only", "--api-url", store.url, "--raw-dir", str(tmp_path / "raw")]
+        return batch.main([*where, "--api-timeout", "0.3", *arguments])
+
+    return run_main
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def landed(folder: Path, entity: str) -> Path:
+    (path,) = folder.glob(f"raw/{entity}/date=*/run_id=*/data.json")
+    return path
+
+
+def records_of(path: Path) -> list[bytes]:
+    """Return the bytes of the member `record` of each line."""
+    return [line.split(b'"record": ', 1)[1][:-1] for line in path.read_bytes().splitlines()]
+
+
+# what lands
+
+
+def test_each_entity_lands_as_one_file_of_enveloped_lines(
+    run: Callable[..., int], store: ScriptedServer, tmp_path: Path
+) -> None:
+    assert run("--run-id", RUN_ID) == 0
+    for entity, records in (("products", PRODUCTS), ("users", USERS_REDACTED)):
+        path = landed(tmp_path, entity)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        ingested_at = lines[0]["_ingested_at"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", ingested_at)
+        assert path == (
+            tmp_path
+            / "raw"
+            / entity
+            / f"date={ingested_at[:10]}"
+            / f"run_id={RUN_ID}"
+            / "data.json"
+        )
+        assert lines == [
+            {
+                "_run_id": RUN_ID,
+                "_ingested_at": ingested_at,
+                "_source_url": f"{store.url}/{entity}",
+                "record": json.loads(record),
+            }
+            for record in records
+        ]
+        assert records_of(path) == records
+
+
+def test_the_real_answers_land_byte_for_byte_but_for_the_password(
+    run: Callable[..., int], store: ScriptedServer, tmp_path: Path
+) -> None:
+    if not (REAL_ANSWERS / "products.json").is_file():
+        pytest.skip("../shared/fakestore/products.json is missing: the real answers are not tested")
+    real = {name: (REAL_ANSWERS / f"{name}.json").read_bytes() for name in batch.ENTITIES}
+    store.answers = {f"/{name}": [answer(200, given)] for name, given in real.items()}
+    assert run() == 0
+    for name, given in real.items():
+        expected = b",".join(records_of(landed(tmp_path, name)))
+        assert expected == re.sub(rb'"password":"[^"]*",', b"", given)[1:-1]
+    assert "é".encode() in real["products"] or re.search(rb"[\x80-\xff]", real["products"])
+
+
+def test_white_space_between_tokens_stays_within_the_line(
+    run: Callable[..., int], store: ScriptedServer, tmp_path: Path
+) -> None:
+    indented = json.dumps([json.loads(user) for user in USERS], indent=2).replace("\n", "\r\n")
+    store.answers["/users"] = [answer(200, indented.encode())]
+    assert run("--entities", "users") == 0
+    path = landed(tmp_path, "users")
+    assert [json.loads(record) for record in records_of(path)] == [
+        json.loads(user) for user in USERS_REDACTED
+    ]
+    assert b"\r" not in path.read_bytes()
+
+
+def test_a_body_that_stops_halfway_begins_again_and_no_record_stands_twice(
+    run: Callable[..., int], store: ScriptedServer, tmp_path: Path
+) -> None:
+    many = [b'{"id":%d,"email":"a","username":"b"}' % number for number in range(30_000)]
+    whole = body(many)
+
+    def stop(handler: Any) -> None:
+        answer(200, whole[: len(whole) // 2], Content_Length=str(len(whole)))(handler)
+        handler.close_connection = True
+
+    store.answers["/users"] = [stop, answer(200, whole)]
+    assert run("--entities", "users") == 0
+    assert records_of(landed(tmp_path, "users")) == many
+    assert store.asked("/users") == 2
+
+
+def test_only_the_entities_named_are_asked_for(
+    run: Callable[..., int], store: ScriptedServer, tmp_path: Path
+) -> None:
+    assert run("--entities", "users") == 0
+    assert store.asked("/products") == 0
+    assert not (tmp_path / "raw" / "products").exists()
+
+
+def test_another_entity_is_another_line(
+    run: Callable[..., int],
+    store: ScriptedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets = frozenset({"card"})
+    coupon = batch.Entity("/c", {"code": int, "value": float}, key="code", redacted=secrets)
+    monkeypatch.setitem(batch.ENTITIES, "coupons", coupon)
+    store.answers["/c"] = [answer(200, b'[{"code":1,"card":"x","value":2.50}]')]
+    assert run("--entities", "coupons") == 0
+    assert records_of(landed(tmp_path, "coupons")) == [b'{"code":1,"value":2.50}']
+
+
+# answers that are no data
+
+SECRET = b'"password":"sesame"'
+TWICE = body([USERS[0], USERS[1], USERS[0]]).replace(b"email", b"price")
+FAULTS: list[tuple[str, Respond, int, str]] = [
+    ("503", answer(503), 3, "answered 503"),
+    ("522", answer(522), 3, "answered 522"),
+    ("429", answer(429, Retry_After="0"), 3, "answered 429"),
+    ("reset", reset, 3, "could not be reached"),
+    ("hang", hang, 3, "did not answer within 0.3 seconds"),
+    ("silence", fall_silent, 3, "stopped in the middle"),
+    ("stopped body", stop_halfway, 3, "stopped in the middle"),
+    ("cut short", answer(200, b'[{"id":1,%b},{"id' % SECRET), 3, "a list that is cut short"),
+    ("403", answer(403, b"<html>%b</html>" % SECRET), 1, "addresses of data centres"),
+    ("404", answer(404), 1, "answered 404"),
+    ("400", answer(400, b"{%b}" % SECRET), 1, "answered 400"),
+    ("object", answer(200, b"{%b}" % SECRET), 1, "answered a JSON object instead"),
+    ("null", answer(200, b"null"), 1, "answered null instead"),
+    ("empty body", answer(200, b""), 1, "answered an empty body instead"),
+    ("html", answer(200, b"<!DOCTYPE html>"), 1, "answered an HTML page instead"),
+    ("empty list", answer(200, b"[]"), 1, "answered an empty list"),
+    ("not json", answer(200, b'[{"id":1,%b}}]' % SECRET), 1, "not valid JSON"),
+    ("all bad", answer(200, b'[{"id":"x",%b},7]' % SECRET), 1, "answered 2 bad records of 2"),
+    ("304", answer(304, b""), 1, "answered 304"),
+]
+
+
+@pytest.mark.parametrize(("failing", "other"), [("products", "users"), ("users", "products")])
+@pytest.mark.parametrize(
+    ("respond", "requests", "sentence"),
+    [pytest.param(*fault[1:], id=fault[0]) for fault in FAULTS],
+)
+def test_a_bad_answer_fails_its_entity_and_leaves_no_file(
+    run: Callable[..., int],
+    store: ScriptedServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    failing: str,
+    other: str,
+    respond: Respond,
+    requests: int,
+    sentence: str,
+) -> None:
+    store.answers[f"/{failing}"] = [respond]
+    assert run("--json", "--run-id", RUN_ID) == 1
+    assert store.asked(f"/{failing}") == requests
+    by_name = {each["entity"]: each for each in json.loads(capsys.readouterr().out)["entities"]}
+    assert by_name[failing]["status"] == "failed"
+    assert by_name[failing]["message"].startswith(f"{store.url}/{failing} ")
+    assert sentence in by_name[failing]["message"]
+    assert sentence in caplog.text
+    # the other entity is as good as ever, and nothing of this one is on the disk
+    assert by_name[other]["status"] == "done"
+    path = landed(tmp_path, other).relative_to(tmp_path)
+    assert files_of(tmp_path) == sorted([str(path), f"raw/.runs/{RUN_ID}/{other}.json"])
+    assert "sesame" not in caplog.text + json.dumps(by_name)
+
+
+@pytest.mark.parametrize("entity", batch.ENTITIES)
+def test_an_id_that_stands_twice_fails_the_entity(
+    run: Callable[..., int], store: ScriptedServer, tmp_path: Path, entity: str
+) -> None:
+    records = PRODUCTS if entity == "products" else USERS
+    store.answers[f"/{entity}"] = [answer(200, body([*records, records[0]]))]
+    assert run("--entities", entity) == 1
+    assert store.asked(f"/{entity}") == 1
+    assert files_of(tmp_path) == []
+
+
+def test_a_failure_of_the_disk_fails_the_entity_with_its_reason(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "users").write_text("a file where a folder should be")
+    assert run() == 1
+    assert "users: " in caplog.text
+    assert len(records_of(landed(tmp_path, "products"))) == len(PRODUCTS)
+
+
+# quarantine
+
+
+def test_a_bad_record_goes_to_quarantine_and_the_others_land(
+    run: Callable[..., int],
+    store: ScriptedServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good = [b'{"id":%d,"email":"a","username":"b"}' % number for number in range(10, 29)]
+    bad = b'{"id":"x","email":"a",\n"deep":[{"password":"sesame","b":"\\ud83d"}],"c":"\xff"}'
+    store.answers["/users"] = [answer(200, body([*good[:7], bad, *good[7:]]))]
+    assert run("--entities", "users", "--run-id", RUN_ID, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)["entities"][0]
+    assert (summary["records"], summary["quarantined"]) == (19, 1)
+    path = landed(tmp_path, "users")
+    assert records_of(path) == good
+    (line,) = (
+        (tmp_path / "raw/quarantine" / path.relative_to(tmp_path / "raw")).read_bytes().splitlines()
+    )
+    refused = json.loads(line)
+    assert refused.pop("record") == {
+        "id": "x",
+        "email": "a",
+        "deep": [{"b": "\ud83d"}],
+        "c": "\ufffd",
+    }
+    assert refused == {
+        "_run_id": RUN_ID,
+        "_ingested_at": json.loads(path.read_text().splitlines()[0])["_ingested_at"],
+        "_source_url": f"{store.url}/users",
+        "reason": refused["reason"],
+        "position": 7,
+    }
+    assert "Unicode" in refused["reason"]
+
+
+def test_an_answer_without_bad_records_makes_no_quarantine(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    assert run() == 0
+    assert not (tmp_path / "raw" / "quarantine").exists()
+
+
+def test_more_than_a_tenth_of_bad_records_fails_and_leaves_no_file(
+    run: Callable[..., int], store: ScriptedServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.answers["/products"] = [answer(200, body([*PRODUCTS, b'{"id":9}']))]
+    assert run("--entities", "products") == 1
+    assert "1 bad records of 5, the first at position 4: Object missing required" in caplog.text
+    assert files_of(tmp_path) == []
+
+
+# passwords
+
+
+def test_a_password_is_nowhere_at_whatever_depth_it_stands(
+    run: Callable[..., int],
+    store: ScriptedServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    spellings = [
+        b'"password":"sesame"',
+        b'"pass\\u0077ord" : "sesame"',
+        b'"login":{"x":[{"password":["sesame",{"a":"sesame"}]}]}',
+        b'"password":null,"password":"sesame"',
+    ]
+    users = [
+        b'{"id":%d,%b,"email":"a","username":"b"}' % (number, spellings[number % 4])
+        for number in range(20)
+    ]
+    products = [product[:-1] + b',"password":"sesame"}' for product in PRODUCTS]
+    refused = b'{"id":null,"deep":{"password":"sesame"}}'
+    store.answers["/users"] = [answer(200, body([*users, refused, b'{"password":{"p":"sesame"}}']))]
+    store.answers["/products"] = [answer(200, body(products))]
+    assert run() == 0
+    said = capsys.readouterr()
+    everything = (caplog.text + said.out + said.err).encode()
+    everything += b"".join((tmp_path / name).read_bytes() for name in files_of(tmp_path))
+    assert b"sesame" not in everything
+    assert records_of(landed(tmp_path, "products")) == PRODUCTS
+    assert len(records_of(landed(tmp_path, "users"))) == 20
+
+
+# the same run again
+
+
+def test_a_second_run_of_the_same_id_changes_nothing_and_does_not_ask(
+    run: Callable[..., int],
+    store: ScriptedServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("--run-id", RUN_ID, "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    before = {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)}
+    store.answers = {}
+    assert run("--run-id", RUN_ID, "--json") == 0
+    second = json.loads(capsys.readouterr().out)
+    assert {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)} == before
+    assert len(store.requests) == 2
+    for outcome in (*first["entities"], *second["entities"]):
+        outcome.pop("seconds")
+    assert first == second
+
+
+def test_a_rerun_fetches_only_what_had_failed(
+    run: Callable[..., int], store: ScriptedServer, tmp_path: Path
+) -> None:
+    store.answers["/users"] = [answer(404), answer(200, body(USERS))]
+    assert run("--run-id", RUN_ID) == 1
+    assert run("--run-id", RUN_ID) == 0
+    assert (store.asked("/products"), store.asked("/users")) == (1, 2)
+    assert records_of(landed(tmp_path, "users")) == USERS_REDACTED
+
+
+def test_runs_without_an_id_are_runs_of_their_own(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run() == 0
+    assert run() == 0
+    assert len(list(tmp_path.glob("raw/users/date=*/run_id=*/data.json"))) == 2
+
+
+def test_a_file_without_its_receipt_is_not_overwritten(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "raw/users/date=2020-01-01" / f"run_id={RUN_ID}" / "data.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("somebody's")
+    assert run("--run-id", RUN_ID, "--entities", "users") == 1
+    assert path.read_text() == "somebody's"
+    assert "give another --run-id" in caplog.text
+
+
+@pytest.mark.parametrize("receipt", [b"{", b'{"version":1}'])
+def test_a_receipt_that_cannot_be_read_fails_the_entity(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture, receipt: bytes
+) -> None:
+    path = tmp_path / "raw" / ".runs" / RUN_ID / "users.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(receipt)
+    assert run("--run-id", RUN_ID) == 1
+    assert f"{path} is not a receipt" in caplog.text
+    assert path.read_bytes() == receipt
+
+
+def test_a_second_process_on_the_same_run_stops_with_exit_2(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with raw_landing.sole_run(tmp_path / "raw", RUN_ID):
+        assert run("--run-id", RUN_ID) == 2
+        assert f"(pid {os.getpid()})" in caplog.text
+        assert run("--run-id", str(uuid.uuid4())) == 0
+
+
+# killed at each step
+
+LOCAL_STEPS = ["data-written", "receipt-torn", "receipt-written", "receipt-replaced"]
+LOCAL_STEPS += ["data-replaced", "receipt-replaced:2", "data-replaced:2"]
+
+
+def run_process(store_url: str, raw_dir: Path, *arguments: str, failpoint: str = "") -> Any:
+    command = [sys.executable, "batch_ingestion.py", "--local-only", "--api-url", store_url]
+    return subprocess.run(
+        [*command, "--raw-dir", str(raw_dir), "--json", *arguments],
+        cwd=settings.PROJECT_FOLDER,
+        env={**os.environ, "FAILPOINT": failpoint},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("step", LOCAL_STEPS)
+def test_a_run_killed_anywhere_and_run_again_lands_one_copy(
+    store: ScriptedServer, tmp_path: Path, step: str
+) -> None:
+    many = [b'{"id":%d,"title":"t","price":1,"category":"c"}' % number for number in range(39)]
+    store.answers["/products"] = [answer(200, body([*many, b'{"id":0}']))]
+    raw_dir = tmp_path / "raw"
+    killed = run_process(store.url, raw_dir, "--run-id", RUN_ID, failpoint=step)
+    assert killed.returncode == -9
+    for data in raw_dir.glob("products/date=*/run_id=*/data.json"):
+        assert records_of(data) == many
+    again = run_process(store.url, raw_dir, "--run-id", RUN_ID)
+    assert again.returncode == 0, again.stderr
+    assert records_of(landed(tmp_path, "products")) == many
+    assert records_of(landed(tmp_path, "quarantine/products")) == [b'{"id":0}']
+    assert records_of(landed(tmp_path, "users")) == USERS_REDACTED
+    assert [name for name in files_of(raw_dir) if not name.endswith(".json")] == []
+
+
+def test_what_a_killed_run_left_before_its_receipt_is_swept_by_the_next(
+    store: ScriptedServer, tmp_path: Path
+) -> None:
+    raw_dir = tmp_path / "raw"
+    assert run_process(store.url, raw_dir, failpoint="data-written").returncode == -9
+    assert files_of(raw_dir)
+    assert run_process(store.url, raw_dir, "--run-id", RUN_ID).returncode == 0
+    assert {name.split("run_id=")[-1].split("/")[-2] for name in files_of(raw_dir)} == {RUN_ID}
+
+
+# command line
+
+
+def test_the_log_goes_to_stderr_and_the_table_to_stdout(
+    store: ScriptedServer, tmp_path: Path
+) -> None:
+    command = [sys.executable, "batch_ingestion.py", "--local-only", "--api-url", store.url]
+    done = subprocess.run(
+        [*command, "--raw-dir", str(tmp_path / "raw"), "--run-id", RUN_ID],
+        cwd=settings.PROJECT_FOLDER,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "finished entity=users status=done records=3 quarantined=0" in done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    size = landed(tmp_path, "users").stat().st_size
+    assert ["users", "done", "3", "0", f"{size:,}"] in [row[:5] for row in rows]
+    assert str(landed(tmp_path, "users")) in done.stdout
+    assert RUN_ID in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--resume", "--local-only"], "exclude each other"),
+        (["--project-id", "your-project-id"], "GCP_PROJECT_ID is still the placeholder"),
+        (["--project-id", "p", "--bucket-name", "your-bucket-name"], "GCS_BUCKET_NAME is still"),
+    ],
+)
+def test_wrong_configuration_ends_with_exit_2_and_what_to_edit(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:9")
+    assert batch.main(arguments) == 2
+    assert sentence in caplog.text
+    assert files_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--run-id", "../../etc"], ["--entities", "carts"], ["--nonsense"]]
+)
+def test_wrong_usage_ends_with_exit_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        batch.main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_the_help_shows_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        batch.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "batch_ingestion.py --resume" in shown
+    assert "  3  Google Cloud was not to be reached" in shown
+
+
+def test_the_exit_code_tells_the_worst_outcome() -> None:
+    outcome = batch.Outcome("users", RUN_ID, "done")
+    waiting, failed = replace(outcome, status="waiting"), replace(outcome, status="failed")
+    assert batch.exit_code([outcome]) == 0
+    assert batch.exit_code([outcome, waiting]) == 3
+    assert batch.exit_code([waiting, failed, outcome]) == 1
+
+
+def test_the_command_that_finishes_the_job_carries_the_flags_of_its_place() -> None:
+    arguments = ["--raw-dir", "my raw", "--bucket-name", "b", "--entities", "users"]
+    parsed = batch.build_parser().parse_args(arguments)
+    assert batch.resume_command(parsed) == (
+        "python batch_ingestion.py --resume --bucket-name b --raw-dir 'my raw'"
+    )
+
+
+# a large answer
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_answer(tmp_path: Path) -> None:
+    def products(count: int) -> Respond:
+        filler = b"x" * 400
+        line = b'{"id":%d,"title":"t","price":1.5,"category":"c","description":"%b"}'
+        return answer(200, body([line % (number, filler) for number in range(count)]))
+
+    peaks = []
+    for count in (20_000, 500_000):
+        program = (
+            "import resource, sys, batch_ingestion; code = batch_ingestion.main(sys.argv[1:]);"
+            "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        with scripted_server({"/products": [products(count)]}) as server:
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-c", program, "--local-only", "--entities", "products"),
+                    *("--api-url", server.url, "--raw-dir", str(tmp_path / str(count)), "--json"),
+                ],
+                cwd=settings.PROJECT_FOLDER,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=True,
+            )
+        code, peak = done.stdout.splitlines()[-1].split()
+        assert code == "0"
+        peaks.append(int(peak))
+    assert peaks[1] < 150_000
+    assert peaks[1] < 1.2 * peaks[0]

@@ -37,11 +37,15 @@ resource "google_pubsub_subscription_iam_member" "pubsub_agent" {
   member       = local.pubsub_agent
 }
 
-# A grant takes effect some time after it was answered. Once per new set of grants; cmd has no sleep.
+# A grant takes effect some time after it was answered. Once per new set of grants.
 resource "terraform_data" "iam_propagation" {
   triggers_replace = [for grant in google_bigquery_table_iam_member.pubsub_agent : grant.id]
 
   provisioner "local-exec" {
-    command = startswith(abspath(path.root), "/") ? "sleep ${var.iam_propagation_seconds}" : "ping -n ${var.iam_propagation_seconds + 1} 127.0.0.1 > NUL"
+    command = (
+      startswith(abspath(path.root), "/")
+      ? "sleep ${var.iam_propagation_seconds}"
+      : "ping -n ${var.iam_propagation_seconds + 1} 127.0.0.1 > NUL" # Windows has no sleep
+    )
   }
 }

@@ -12,7 +12,10 @@ locals {
       duration     = "300s"
       threshold    = 600
       severity     = "CRITICAL"
-      content      = "Nothing is lost before event_retention has passed. Look at the subscription's state and at carts_events_raw."
+      content      = <<-EOT
+        Nothing is lost before event_retention has passed. Look at the subscription's state and
+        at carts_events_raw.
+      EOT
     }
     dead = {
       display_name = "Cart events are dead letters"
@@ -24,21 +27,30 @@ locals {
       duration     = "300s"
       threshold    = 0
       severity     = "ERROR"
-      content      = "Read them within 31 days: gcloud pubsub subscriptions pull ${google_pubsub_subscription.dead_letter.name} --limit=10. They stay until they are acknowledged (--auto-ack)."
+      content      = <<-EOT
+        Read them within 31 days; they stay until they are acknowledged:
+        gcloud pubsub subscriptions pull ${google_pubsub_subscription.dead_letter.name} --limit=10
+      EOT
     }
     # a subscription's state is no metric; one that is not ACTIVE fails each write
     refused = {
       display_name = "BigQuery refuses cart events"
       subscription = google_pubsub_subscription.bigquery.name
       metric       = "push_request_count"
-      labels       = " AND metric.labels.response_class != \"ack\""
+      labels       = "metric.labels.response_class != \"ack\""
       aligner      = "ALIGN_DELTA"
       # one message that is refused for good is tried seven times in its first 15 minutes
       period    = "900s"
       duration  = "0s"
       threshold = 5
       severity  = "ERROR"
-      content   = "gcloud pubsub subscriptions describe ${google_pubsub_subscription.bigquery.name} --format='value(bigqueryConfig.state)' says ACTIVE, PERMISSION_DENIED, NOT_FOUND or SCHEMA_MISMATCH. A terraform apply restores grants, table and schema. What has become a dead letter by then comes back with gcloud pubsub subscriptions seek ${google_pubsub_subscription.bigquery.name} --time=<before the trouble>; silver counts each event once."
+      content   = <<-EOT
+        ACTIVE, PERMISSION_DENIED, NOT_FOUND or SCHEMA_MISMATCH is said by:
+        gcloud pubsub subscriptions describe ${google_pubsub_subscription.bigquery.name} --format='value(bigqueryConfig.state)'
+        A terraform apply restores grants, table and schema. What is a dead letter by then comes
+        back, and is counted once, with a time before the trouble:
+        gcloud pubsub subscriptions seek ${google_pubsub_subscription.bigquery.name} --time=TIME
+      EOT
     }
   }
 }
@@ -63,7 +75,12 @@ resource "google_monitoring_alert_policy" "subscription" {
     display_name = each.value.display_name
 
     condition_threshold {
-      filter          = "resource.type = \"pubsub_subscription\" AND resource.labels.subscription_id = \"${each.value.subscription}\" AND metric.type = \"pubsub.googleapis.com/subscription/${each.value.metric}\"${each.value.labels}"
+      filter = join(" AND ", compact([
+        "resource.type = \"pubsub_subscription\"",
+        "resource.labels.subscription_id = \"${each.value.subscription}\"",
+        "metric.type = \"pubsub.googleapis.com/subscription/${each.value.metric}\"",
+        each.value.labels,
+      ]))
       comparison      = "COMPARISON_GT"
       threshold_value = each.value.threshold
       duration        = each.value.duration

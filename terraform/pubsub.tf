@@ -29,7 +29,11 @@ resource "google_pubsub_subscription" "bigquery" {
   deletion_policy            = local.deletion_policy
 
   bigquery_config {
-    table          = join(".", [var.gcp_project_id, google_bigquery_table.bronze["carts_events_raw"].dataset_id, google_bigquery_table.bronze["carts_events_raw"].table_id])
+    table = join(".", [
+      var.gcp_project_id,
+      google_bigquery_table.bronze["carts_events_raw"].dataset_id,
+      google_bigquery_table.bronze["carts_events_raw"].table_id,
+    ])
     write_metadata = true
   }
 

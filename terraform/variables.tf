@@ -15,7 +15,10 @@ variable "bq_dataset" {
   default     = "bronze_data"
 
   validation {
-    condition     = can(regex("^[A-Za-z_][A-Za-z0-9_]*$", var.bq_dataset)) && !contains(["silver_data", "gold_data"], var.bq_dataset)
+    condition = alltrue([
+      can(regex("^[A-Za-z_][A-Za-z0-9_]*$", var.bq_dataset)),
+      !contains(["silver_data", "gold_data"], var.bq_dataset),
+    ])
     error_message = "bq_dataset must be letters, digits and underscores, and neither silver_data nor gold_data, which dbt writes."
   }
 }
@@ -48,7 +51,11 @@ variable "event_retention" {
   default     = "604800s" # a week: an outage over a weekend loses nothing
 
   validation {
-    condition     = can(regex("^[0-9]+s$", var.event_retention)) ? tonumber(trimsuffix(var.event_retention, "s")) >= 600 && tonumber(trimsuffix(var.event_retention, "s")) <= 2678400 : false
+    condition = alltrue([
+      can(regex("^[0-9]+s$", var.event_retention)),
+      try(tonumber(trimsuffix(var.event_retention, "s")), 0) >= 600,
+      try(tonumber(trimsuffix(var.event_retention, "s")), 0) <= 2678400,
+    ])
     error_message = "event_retention must be seconds followed by s, from 600s to 2678400s."
   }
 }
@@ -90,13 +97,17 @@ variable "gcs_bucket_name" {
 
   validation {
     # dots would ask for a verified domain; a bare word was taken long ago
-    condition     = can(regex("^[a-z0-9][a-z0-9_-]{4,61}[a-z0-9]$", var.gcs_bucket_name)) && can(regex("[0-9_-]", var.gcs_bucket_name)) && !can(regex("^goog|google", var.gcs_bucket_name))
+    condition = alltrue([
+      can(regex("^[a-z0-9][a-z0-9_-]{4,61}[a-z0-9]$", var.gcs_bucket_name)),
+      can(regex("[0-9_-]", var.gcs_bucket_name)),
+      !can(regex("^goog|google", var.gcs_bucket_name)),
+    ])
     error_message = "gcs_bucket_name must be 6 to 63 lower-case letters, digits, hyphens and underscores, not a single common word and without 'google': the name must be free in all of Google Cloud, so begin it with the project's id."
   }
 }
 
 variable "iam_propagation_seconds" {
-  description = "Wait between granting the Pub/Sub agent its roles and making the BigQuery subscription, which checks them. Google says two minutes are usual."
+  description = "Wait between granting the Pub/Sub agent its roles and making the BigQuery subscription, which checks them. Two minutes are usual."
   type        = number
   default     = 120
 
@@ -112,7 +123,10 @@ variable "impersonators" {
   default     = []
 
   validation {
-    condition     = alltrue([for member in var.impersonators : can(regex("^(user|group|serviceAccount|principal|principalSet):.+$", member))])
+    condition = alltrue([
+      for member in var.impersonators :
+      can(regex("^(user|group|serviceAccount|principal|principalSet):.+$", member))
+    ])
     error_message = "impersonators must be members with their kind, such as user:ana@example.com or group:data@example.com; everybody (allUsers) is never one."
   }
 }

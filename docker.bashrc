@@ -2,6 +2,11 @@
 # shellcheck shell=bash
 PS1='pipeline:\w\$ '  # the host's user has no name here
 
+# The scripts find the key by themselves; Terraform and dbt need its whole path, because they run
+# in folders of their own.
+key=/app/${GOOGLE_APPLICATION_CREDENTIALS:-credentials/gcp-key.json}
+if [[ -f $key ]]; then export GOOGLE_APPLICATION_CREDENTIALS=$key; fi
+
 if [[ ${GCP_PROJECT_ID:-your-} == your-* ]]; then
     cat <<'NEXT'
 Next step: make demo
@@ -15,7 +20,7 @@ else
 Project $GCP_PROJECT_ID. Next steps, in this order:
   python start_apis_GCP.py
   terraform -chdir=terraform init
-  terraform -chdir=terraform apply
+  terraform -chdir=terraform apply -var-file=environments/dev.tfvars
   python batch_ingestion.py
   python near_realtime_ingestion_2.py --once
   cd ey_test_tech && dbt build

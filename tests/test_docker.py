@@ -210,8 +210,10 @@ def test_banner_names_real_commands(project_id: str) -> None:
     text = banner(project_id)
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
     assert set(re.findall(r"make ([a-z-]+)", text)) <= targets
-    for path in re.findall(r"python (\S+)|-chdir=(\S+)|cd (\S+)", text):
-        assert (ROOT / "".join(path)).exists()
+    for paths in re.findall(r"python (\S+)|-chdir=(\S+)|cd (\S+)", text):
+        assert (ROOT / "".join(paths)).exists()
+    for path in re.findall(r"-var-file=(\S+)", text):
+        assert (ROOT / "terraform" / path).is_file()
 
 
 def windows_path(path: Path) -> str:
@@ -367,6 +369,8 @@ def test_container_runs_the_demo_as_the_hosts_user(project: Path, image: str) ->
             os.chown(path, USER_ID, USER_ID)
     answer = run_in_container(project, image, "touch credentials/written-by-the-container")
     assert "Read-only file system" in answer.stderr
+    key = run_in_container(project, image, "bash -i -c 'echo $GOOGLE_APPLICATION_CREDENTIALS'")
+    assert key.stdout.splitlines()[-1] == "/app/credentials/gcp-key.json"
     answer = run_in_container(project, image, f"test $PLANTED = {NOT_FOR_THE_IMAGE} && make demo")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert {path.lstat().st_uid for path in project.rglob("*")} == {USER_ID}

@@ -15,19 +15,21 @@ import pytest
 from cart_histories import (
     STAGE,
     CartsSource,
+    Ended,
     Fault,
     carts_source,
     check_guarantees,
     end_stage,
     outbox,
     published,
+    run_here,
     run_stage,
     stage_command,
     start_stage,
 )
 
-import near_realtime_ingestion_2 as stage
 from cart_state import load_header
+from local_fake_store import FakeStore
 
 ROOT = STAGE.parent
 
@@ -57,49 +59,70 @@ PASSING_FAULTS = {
     "hang": (Fault(is_hanging=True), "did not answer within"),
     "429": (Fault(b"", 429, {"Retry-After": "0"}), "answered 429"),
 }
+# kinds of local_fake_store.py
 LASTING_FAULTS = {
-    "html403": (Fault(b"<html>", 403), "answered 403"),
-    "object400": (Fault(b'{"status":"error"}', 400), "answered 400"),
-    "null": (Fault(b"null"), "answered null"),
-    "empty": (Fault(b""), "an empty body"),
-    "empty list": (Fault(b"[]"), "an empty list"),
-    "html200": (Fault(b"<!DOCTYPE html><html></html>"), "an HTML page"),
-    "object": (Fault(b'{"carts":[]}'), "a JSON object"),
-    "duplicate id": (
-        Fault(
-            b'[{"id":1,"userId":1,"date":"2020-03-02","products":[]},{"id":1,"userId":2,'
-            b'"date":"2020-03-02","products":[]}]'
-        ),
-        "an id twice",
-    ),
-    "bad records": (Fault(b'[{"id":1},{"id":2}]'), "2 bad records of 2"),
-    "304 without a state": (Fault(b"", 304), "answered 304"),
+    "html403": "answered 403",
+    "object400": "answered 400",
+    "null": "answered null",
+    "empty": "an empty body",
+    "empty_list": "an empty list",
+    "html200": "an HTML page",
+    "duplicate_id": "an id twice",
+}
+OTHER_BODIES = {
+    b'{"carts":[]}': "a JSON object",
+    b'[{"id":1},{"id":2}]': "2 bad records of 2",
+    b"[{}]": "without an integer id",
+    b"[1]": "without an integer id",
+    b"[{]": "not valid JSON",
 }
 
 
-@pytest.mark.parametrize("name", LASTING_FAULTS)
+def once_here(folder: Path, url: str) -> Ended:
+    return run_here(folder, url, "--once", "--local-only")
+
+
+@pytest.mark.parametrize("kind", LASTING_FAULTS)
 def test_a_bad_answer_is_never_read_as_data(
-    tmp_path: Path,
-    source: CartsSource,
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, fake_store: FakeStore, kind: str
 ) -> None:
     """In a cold start and while running: no event, the state byte for byte the same, exit 1."""
-    fault, sentence = LASTING_FAULTS[name]
-    monkeypatch.setattr(stage, "load_environment", lambda: None)
-    command = stage_command(tmp_path, source.url, "--once", "--local-only")[2:]
-    source.fault = fault
-    assert stage.main(command) == 1
+    fake_store.set_fault("/carts", kind)
+    cold = once_here(tmp_path, fake_store.url)
     assert contents(tmp_path) == {}
-    source.fault = None
-    assert stage.main(command) == 0
+    fake_store.clear_faults()
+    assert once_here(tmp_path, fake_store.url).code == 0
     before = contents(tmp_path)
-    source.fault = fault
-    assert stage.main(command) == 1
+    fake_store.set_fault("/carts", kind)
+    running = once_here(tmp_path, fake_store.url)
     assert contents(tmp_path) == before
-    assert caplog.text.count("The poll was refused, the state is as it was.") == 2
-    assert caplog.text.count(sentence) == 2
+    for ended in (cold, running):
+        assert ended.code == 1
+        assert LASTING_FAULTS[kind] in ended.log
+        assert "The poll was refused, the state is as it was." in ended.log
+
+
+@pytest.mark.parametrize("body", OTHER_BODIES)
+def test_a_list_that_is_none_of_carts_is_never_read_as_data(
+    tmp_path: Path, source: CartsSource, body: bytes
+) -> None:
+    once_here(tmp_path, source.url)
+    before = contents(tmp_path)
+    source.fault = Fault(body)
+    ended = once_here(tmp_path, source.url)
+    assert ended.code == 1
+    assert contents(tmp_path) == before
+    assert OTHER_BODIES[body] in ended.log
+
+
+def test_an_unchanged_store_answers_304_and_costs_no_event(
+    tmp_path: Path, fake_store: FakeStore
+) -> None:
+    once_here(tmp_path, fake_store.url)
+    before = contents(tmp_path)
+    assert once_here(tmp_path, fake_store.url).code == 0
+    assert [request["status"] for request in fake_store.requests] == [200, 304]
+    assert contents(tmp_path) == before
 
 
 def test_a_source_that_fails_again_and_again_is_given_up_and_leaves_all_as_it_was(
@@ -151,14 +174,14 @@ def test_the_loop_goes_on_while_the_source_is_down_and_tells_the_gap(
 def test_a_loss_of_59_percent_is_held_with_exit_3_until_it_is_accepted(
     tmp_path: Path, source: CartsSource
 ) -> None:
-    run_stage(tmp_path, source.url, "--once", "--local-only")
+    run_here(tmp_path, source.url, "--once", "--local-only")
     for cart_id in (1, 2, 3, 4):
         del source.carts[cart_id]
-    held = run_stage(tmp_path, source.url, "--once", "--local-only")
+    held = run_here(tmp_path, source.url, "--once", "--local-only")
     assert (held.code, held.summary["held_deletions"], held.summary["deleted"]) == (3, 4, 0)
     assert "near_realtime_ingestion_2.py --once --accept-deletes" in held.log
     assert len(published(tmp_path)) == 7
-    accepted = run_stage(tmp_path, source.url, "--once", "--local-only", "--accept-deletes")
+    accepted = run_here(tmp_path, source.url, "--once", "--local-only", "--accept-deletes")
     assert (accepted.code, accepted.summary["deleted"]) == (0, 4)
     check_guarantees(published(tmp_path), source)
 
@@ -166,18 +189,18 @@ def test_a_loss_of_59_percent_is_held_with_exit_3_until_it_is_accepted(
 def test_a_loss_that_stays_is_believed_by_the_third_poll(
     tmp_path: Path, source: CartsSource
 ) -> None:
-    run_stage(tmp_path, source.url, "--once", "--local-only")
+    run_here(tmp_path, source.url, "--once", "--local-only")
     for cart_id in (1, 2, 3, 4):
         del source.carts[cart_id]
-    codes = [run_stage(tmp_path, source.url, "--once", "--local-only").code for _ in range(3)]
+    codes = [run_here(tmp_path, source.url, "--once", "--local-only").code for _ in range(3)]
     assert codes == [3, 3, 0]
     check_guarantees(published(tmp_path), source)
 
 
 def test_one_deletion_of_seven_is_applied_at_once(tmp_path: Path, source: CartsSource) -> None:
-    run_stage(tmp_path, source.url, "--once", "--local-only")
+    run_here(tmp_path, source.url, "--once", "--local-only")
     del source.carts[3]
-    ended = run_stage(tmp_path, source.url, "--once", "--local-only")
+    ended = run_here(tmp_path, source.url, "--once", "--local-only")
     assert (ended.code, ended.summary["deleted"]) == (0, 1)
     check_guarantees(published(tmp_path), source)
 
@@ -231,7 +254,7 @@ def test_polls_are_an_interval_apart_from_start_to_start(
     tmp_path: Path, source: CartsSource
 ) -> None:
     started = time.monotonic()
-    ended = run_stage(
+    ended = run_here(
         tmp_path, source.url, "--local-only", "--max-polls", "3", "--poll-interval", "0.3"
     )
     assert (ended.code, ended.summary["polls"]) == (0, 3)
@@ -257,11 +280,11 @@ def test_a_dry_run_shows_the_changes_and_writes_nothing(
 def test_a_corrupt_state_stops_the_script_with_what_to_do(
     tmp_path: Path, source: CartsSource
 ) -> None:
-    run_stage(tmp_path, source.url, "--once", "--local-only")
+    run_here(tmp_path, source.url, "--once", "--local-only")
     state = tmp_path / "state" / "carts_state.json"
     state.write_bytes(state.read_bytes()[:-9])
     before = contents(tmp_path)
-    ended = run_stage(tmp_path, source.url, "--once", "--local-only")
+    ended = run_here(tmp_path, source.url, "--once", "--local-only")
     assert ended.code == 1
     assert "move it away" in ended.log
     assert contents(tmp_path) == before

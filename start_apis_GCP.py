@@ -274,6 +274,7 @@ def start_apis(access: Access, project_id: str, dry_run: bool) -> Result:
     if off:
         log.info("enabling apis=%d project=%s", len(off), project_id)
         enable(client, project_id, off)
+        log.info("enabled apis=%d project=%s", len(off), project_id)
     agent = make_pubsub_agent(access, project_id)
     return Result(project_id, already_on, off, [], agent)
 
@@ -318,7 +319,6 @@ def main(argv: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     except (GoogleAPICallError, RetryError, GoogleAuthError, requests.RequestException) as error:
-        log.debug("the error as it came", exc_info=error)
         log.error("%s", explain(error, project_id))
         return 1
     print(json.dumps(asdict(result)) if args.json else report(result))

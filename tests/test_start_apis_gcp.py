@@ -25,6 +25,7 @@ from start_apis_GCP import APIS, Result, explain, is_loopback, report
 PROJECT = "fake-store-test"
 AGENT = "service-424242@gcp-sa-pubsub.iam.gserviceaccount.com"
 OPERATION = "operations/acat.p2-424242-00000000-0000"
+AGENT_OPERATION = "operations/acat.p2-424242-00000000-0001"
 ENABLE_RESPONSE = "type.googleapis.com/google.api.serviceusage.v1.BatchEnableServicesResponse"
 
 
@@ -43,6 +44,7 @@ class ServiceUsage(ThreadingHTTPServer):
         self.faults: list[tuple[int, dict[str, Any]]] = []
         self.operation_error: dict[str, Any] | None = None
         self.failures: list[dict[str, str]] = []
+        self.agent_error: dict[str, Any] | None = None
 
     @property
     def url(self) -> str:
@@ -87,6 +89,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(*self.server.faults.pop(0))
         if url.path == f"/v1/{OPERATION}":
             return self.answer(200, self.server.operation())
+        if url.path == f"/v1/{AGENT_OPERATION}":
+            if self.server.agent_error:
+                ended = {"error": self.server.agent_error}
+            else:
+                ended = {"response": {"email": AGENT, "uniqueId": "100000000000000000001"}}
+            return self.answer(200, {"name": AGENT_OPERATION, "done": True, **ended})
         if url.path == f"/v1/projects/{PROJECT}/services:batchGet":
             query = parse_qs(url.query)
             numbers = query.get("$alt") == ["json;enum-encoding=int"]
@@ -108,9 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == f"/v1beta1/projects/{PROJECT}/{agent_method}":
             if "pubsub.googleapis.com" not in self.server.on:
                 return self.answer(400, error(400, "FAILED_PRECONDITION", "the API is off"))
-            identity = {"email": AGENT, "uniqueId": "100000000000000000001"}
-            response = {"name": "operations/finished.DONE_OPERATION", "done": True}
-            return self.answer(200, {**response, "response": identity})
+            return self.answer(200, {"name": AGENT_OPERATION})
         return self.answer(404, error(404, "NOT_FOUND", f"no such method: {self.path}"))
 
     def log_message(self, *_: object) -> None:
@@ -263,6 +269,14 @@ def test_an_api_that_could_not_be_enabled_is_named(
     service_usage.failures = [failure]
     assert run() == 1
     assert "did not enable monitoring.googleapis.com: blocked by policy" in caplog.messages[-1]
+
+
+def test_an_agent_that_could_not_be_made_is_a_failure(
+    service_usage: ServiceUsage, caplog: pytest.LogCaptureFixture
+) -> None:
+    service_usage.agent_error = {"code": 13, "message": "internal error"}
+    assert run() == 1
+    assert "service agent: internal error" in caplog.messages[-1]
 
 
 def test_an_operation_without_end_is_given_up(

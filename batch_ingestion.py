@@ -136,6 +136,11 @@ class Cloud:
     limits: Limits
     resume_command: str
 
+    @property
+    def finish_with(self) -> str:
+        """The end of each message about records that are left in the raw folder."""
+        return f"finish with: {self.resume_command}"
+
 
 # (entity, what is being done, bytes read since the last call)
 Report = Callable[[str, str, int], None]
@@ -199,12 +204,13 @@ def deliver(landing: Landing, raw_dir: Path, cloud: Cloud, report: Report) -> Ou
         report(entity, "recording", 0)
         record_once(cloud.bigquery, dataset_id, uploaded, where, job, limits)
     except Unreachable as error:
-        message = f"{error}. The records wait in {file}; finish with: {cloud.resume_command}"
+        message = f"{error}. The records wait in {file}; {cloud.finish_with}"
         return outcome_of(landing, "waiting", where, message)
     except Refused as error:
         line = offending_line(file, str(error))
-        message = f"{error}{f' (line {line} of {file})' if line else ''}. The records are kept in "
-        message += f"{file}; when this is corrected, finish with: {cloud.resume_command}"
+        place = f" (line {line} of {file})" if line else ""
+        message = f"{error}{place}. The records are kept in {file}; when this is corrected, "
+        message += cloud.finish_with
         return outcome_of(landing, "failed", where, message)
     remove_landing(raw_dir, landing)
     return outcome_of(uploaded, "done", f"{cloud.dataset_id}.{entity}_raw")
@@ -303,23 +309,37 @@ def resume(names: Sequence[str], run_id: str | None, raw_dir: Path, cloud: Cloud
     """Deliver what waits, oldest first, until Google Cloud is out of reach again."""
     remove_orphans(raw_dir)
     outcomes: list[Outcome] = []
+    is_away = False
     with show_progress(names) as report:
         for waiting in waiting_landings(raw_dir):
             if waiting.entity not in names or run_id not in (None, waiting.run_id):
                 continue
-            if outcomes and outcomes[-1].status == "waiting":
-                message = f"Not tried; finish with: {cloud.resume_command}"
-                where = str(raw_dir / waiting.data_path)
-                outcomes.append(outcome_of(waiting, "waiting", where, message))
+            file = str(raw_dir / waiting.data_path)
+            if is_away:
+                message = f"Not tried. The records wait in {file}; {cloud.finish_with}"
+                outcomes.append(outcome_of(waiting, "waiting", file, message))
                 continue
-            started = time.monotonic()
-            with sole_run(raw_dir, waiting.run_id):
-                landing = read_receipt(raw_dir, waiting.run_id, waiting.entity)
-                if landing is None:
-                    continue  # another process has just finished it
-                outcome = deliver(landing, raw_dir, cloud, report)
-            outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
+            try:
+                outcome = resume_one(waiting, raw_dir, cloud, report)
+            except AnotherWriterError as error:
+                outcomes.append(outcome_of(waiting, "waiting", file, f"{error} on this run."))
+                continue
+            outcomes.append(outcome)
+            is_away = outcome.status == "waiting"
     return outcomes
+
+
+def resume_one(waiting: Landing, raw_dir: Path, cloud: Cloud, report: Report) -> Outcome:
+    """Deliver one landing; AnotherWriterError says that another process is at it."""
+    started = time.monotonic()
+    with sole_run(raw_dir, waiting.run_id):
+        landing = read_receipt(raw_dir, waiting.run_id, waiting.entity)
+        if landing is None:  # another process has just finished it
+            outcome = outcome_of(waiting, "done", f"{cloud.dataset_id}.{waiting.entity}_raw")
+        else:
+            outcome = deliver(landing, raw_dir, cloud, report)
+    report(outcome.entity, outcome.status, 0)
+    return replace(outcome, seconds=round(time.monotonic() - started, 3))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from google.cloud.storage import Blob, Bucket
 from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 
 from durable_files import failpoint
-from raw_landing import Landing
+from raw_landing import Landing, crc32c_of
 from settings import PROJECT_FOLDER
 
 SCHEMA_FOLDER = PROJECT_FOLDER / "terraform" / "schemas"
@@ -130,11 +130,14 @@ def upload_once(
     """
     uploaded = find_uploaded(bucket, landing.entity, landing.run_id, limits)
     if not uploaded:
+        file = raw_dir / landing.data_path
+        if not file.exists() or crc32c_of(file) != landing.crc32c:
+            raise Refused(f"{file} is not what was landed, and is not uploaded")
         if landing.quarantined:
             _create_once(bucket, landing.quarantine_path, landing, raw_dir, limits)
         created = _create_once(bucket, landing.data_path, landing, raw_dir, limits)
         if created.crc32c != landing.crc32c:
-            raise Refused(f"gs://{bucket.name}/{created.name} is not what this run has landed")
+            raise Refused(f"gs://{bucket.name}/{created.name} holds something else")
         uploaded = landing
     failpoint("object-uploaded")
     return uploaded, f"gs://{bucket.name}/raw/{uploaded.data_path}"

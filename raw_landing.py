@@ -138,12 +138,21 @@ def land(
         records=records,
         quarantined=quarantined,
         bytes=size,
-        crc32c=base64.b64encode(crc.to_bytes(4, "big")).decode(),
+        crc32c=_as_cloud_storage_spells(crc),
         is_waiting=is_waiting,
     )
     write_receipt(raw_dir, landing)
     put_in_place(raw_dir, landing)
     return landing
+
+
+def crc32c_of(file: Path) -> str:
+    """Return the checksum of a file as Cloud Storage gives it."""
+    crc = 0
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            crc = google_crc32c.extend(crc, block)
+    return _as_cloud_storage_spells(crc)
 
 
 def put_in_place(raw_dir: Path, landing: Landing) -> None:
@@ -217,13 +226,18 @@ def remove_orphans(raw_dir: Path) -> None:
 def sole_run(raw_dir: Path, run_id: str) -> Iterator[None]:
     """Keep a second process from working on the same run id; AnotherWriterError says who does."""
     folder = _run_folder(raw_dir, run_id)
-    try:
-        with single_writer(folder):
+    with single_writer(folder):
+        try:
             yield
-    finally:
-        # nobody waits for this lock, so nobody can hold the file that is removed here
-        folder.with_name(f"{run_id}.lock").unlink(missing_ok=True)
-        _remove_if_empty(folder, folder.parent)
+        finally:
+            # Windows keeps a locked file; the next run of this id finds it unlocked
+            with suppress(OSError):
+                folder.with_name(f"{run_id}.lock").unlink()
+    _remove_if_empty(folder, folder.parent)
+
+
+def _as_cloud_storage_spells(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
 
 @contextmanager

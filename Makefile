@@ -49,9 +49,18 @@ test: setup-dev  ## run the tests
 test-slow: setup-dev  ## run the long ring of tests
 	$(BIN)/python -m pytest -m slow
 
-check: setup-dev  ## lint and type-check
+check: setup-dev  ## lint and type-check everything
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --config ey_test_tech/.sqlfluff ey_test_tech/models ey_test_tech/tests
+	$(BIN)/hadolint Dockerfile && $(BIN)/shellcheck docker.bashrc .ci/run
+	@if command -v terraform >/dev/null; then terraform fmt -check -recursive terraform; \
+		else echo "terraform is missing: its format was not checked"; fi
+
+bench: setup-dev  ## measure against the marks; takes a while
+	$(BIN)/python bench_batch.py
+	$(BIN)/python bench_near_realtime.py
+	$(BIN)/python bench_dbt.py
 
 clean:  ## remove the environment and what runs left behind, but no state and no key
 	rm -rf $(VENV) .local_gcp raw report ey_test_tech/target ey_test_tech/logs

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -167,7 +168,7 @@ class EventFolder:
 
     def batches(self) -> list[Batch]:
         """Return the batches that wait, oldest first: by generation, then by number."""
-        return [Batch(path) for path in sorted(self.outbox.glob("*.jsonl"))]
+        return [Batch(path) for path in sorted(self.outbox.glob("*.[0-9]*.jsonl"))]
 
     def waiting(self) -> int:
         """Return how many events the outbox holds that still have to leave."""
@@ -280,8 +281,13 @@ def _dead_letter_id(line: bytes) -> str:
 
 def _ids_since(folder: Path, day: str, id_of: Callable[[bytes], str]) -> set[str]:
     """Return the ids in a folder's files of `day` (yyyy-mm-dd) and later."""
-    paths = [path for path in folder.glob("*.jsonl") if path.stem >= day]
-    return {id_of(line) for path in paths for line in read_lines(path)}
+    ids = set()
+    for path in folder.glob("*.jsonl"):
+        for line in read_lines(path) if path.stem >= day else ():
+            # a line that somebody has damaged tells of no event, which is then sent again
+            with suppress(msgspec.DecodeError):
+                ids.add(id_of(line))
+    return ids
 
 
 def _in_blocks(lines: Iterable[bytes]) -> Iterator[bytes]:

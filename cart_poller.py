@@ -53,6 +53,11 @@ log = logging.getLogger(__name__)
 # asks the source with an ETag or without, and returns what the function makes of the answer
 Ask = Callable[[Callable[[Answer], Any], str | None], Any]
 
+OLD_COPY = (
+    "it seems to be an old copy that was put back. Nothing was changed. Move the state away: the "
+    "next run publishes the outbox and takes a new snapshot of all carts."
+)
+
 
 class StateError(Exception):
     """State and outbox cannot be gone on with; the message says why and what to do."""
@@ -108,7 +113,7 @@ class Poller:
 
     def __init__(self, state_file: Path, source: str, ask: Ask, *, accept_deletes: bool) -> None:
         """Load the state; StateError where there is one that cannot be read."""
-        self._path = state_file
+        self.state_file = state_file
         self._last_poll_file = state_file.with_name(f"{state_file.stem}.last_poll.json")
         self._source = source
         self._ask = ask
@@ -134,7 +139,7 @@ class Poller:
             self._save(
                 replace(header, source=self._source, observed_at=observed_at, etag=None, body=None),
                 batch,
-                read_index(self._path),
+                read_index(self.state_file),
             )
             log.warning("recovered an interrupted poll batch=%s", batch.path.name)
 
@@ -187,7 +192,7 @@ class Poller:
             body = _hash_of(blocks)
             if header and header.body == body:
                 return Heard(answer.received_at, None, None, None, {})
-            index = read_index(self._path)
+            index = read_index(self.state_file)
             reading = read_answer(_drain(blocks), index)
             return Heard(answer.received_at, answer.etag, body, reading, index)
 
@@ -206,7 +211,7 @@ class Poller:
         deleted, held = gate_deletions(missing, len(ids), held, accept=self._accept_deletes)
         concerned = deleted | (ids & reading.fresh.keys())
         hashes = [key for key, cart_id in index.items() if cart_id in concerned]
-        known = read_carts(self._path, hashes)
+        known = read_carts(self.state_file, hashes)
         before = {cart_id: line.cart for cart_id, line in known.items()}
         after = {cart_id: fresh.cart for cart_id, fresh in reading.fresh.items()}
         changes = list(detect_changes(before, after))
@@ -279,7 +284,7 @@ class Poller:
             cart_count=len(index) - len(dropped) + len(lines),
             tombstones=tuple(tombstones.values()),
         )
-        save_state(self._path, header, dropped, lines.values())
+        save_state(self.state_file, header, dropped, lines.values())
         self._header = header
         self._last_good_poll = header.observed_at
 
@@ -303,11 +308,7 @@ class Poller:
         generation, last = batches[-1].generation, 0
         if self._header:
             if generation > self._header.generation:
-                raise StateError(
-                    f"{self._path} is older than {batches[-1].path}: it seems to be a copy put "
-                    f"back. Nothing was changed. Move the state away: the next run publishes the "
-                    f"outbox and takes a new snapshot of all carts."
-                )
+                raise StateError(f"{self.state_file} is older than {batches[-1].path}: {OLD_COPY}")
             generation, last = self._header.generation, self._header.batch
         unknown = [
             batch for batch in batches if batch.generation == generation and batch.number > last
@@ -319,9 +320,8 @@ class Poller:
                 # no cold start that was killed: this state was lost later, and a new one begins
                 return []
             raise StateError(
-                f"{self._path} knows the batches up to {last}, but {unknown[0].path} comes next: "
-                f"it seems to be an old copy put back. Nothing was changed. Move the state away: "
-                f"the next run publishes the outbox and takes a new snapshot of all carts."
+                f"{self.state_file} ends with batch {last}, but {unknown[0].path} comes next: "
+                f"{OLD_COPY}"
             )
         if not unknown[-1].is_whole():
             # only a disk that lost what it had promised does this; the batch was in no state

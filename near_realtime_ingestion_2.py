@@ -63,7 +63,6 @@ class Stop:
     """Set by the first signal. Without a lock, because a signal may come while it would be held."""
 
     def __init__(self) -> None:
-        """Not set yet."""
         self._is_set = False
 
     def __call__(self) -> bool:
@@ -139,7 +138,8 @@ def run_polls(
         started = time.monotonic()
         result = poll_once(poller, events, stop, summary)
         delivery = deliver_once(events.deliver, events, send, summary)
-        log_poll(summary, result, delivery, time.monotonic() - started)
+        if result or not stop():
+            log_poll(summary, result, delivery, time.monotonic() - started)
         # a source that is down is no reason to call a run failed that was told to stop
         poll_failed = result is None and not stop()
         if stop() or summary.polls == max_polls or delivery.obstacle is Obstacle.UNUSABLE:
@@ -165,9 +165,10 @@ def poll_once(
     summary.add_poll(result)
     if result.held:
         log.warning(
-            "held=%d: so many carts are missing at once that their deletion waits in the state "
-            "until %d polls in a row agree, or for '%s --accept-deletes'",
+            "held=%d: so many carts are missing at once that their deletion waits in %s until "
+            "%d polls in a row agree, or for '%s --accept-deletes'",
             result.held,
+            poller.state_file,
             GATE_POLLS,
             ONCE,
         )
@@ -314,6 +315,14 @@ def run(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> int:
     return code
 
 
+def positive(text: str) -> int:
+    """Return a number of polls; argparse turns the ValueError into a sentence."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; defaults come from the environment."""
     parser = argparse.ArgumentParser(
@@ -339,7 +348,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="from the start of a poll to the start of the next (default: %(default)g)",
     )
     add("--once", action="store_true", help="poll once")
-    add("--max-polls", type=int, metavar="N", help="end after so many polls")
+    add("--max-polls", type=positive, metavar="N", help="end after so many polls")
     add("--local-only", action="store_true", help="no Pub/Sub: events go to the event store only")
     add(
         "--state-file",
@@ -421,6 +430,15 @@ def main(argv: list[str] | None = None) -> int:
         except (FetchFailed, StateError) as error:
             log.error("%s", error)
             return 1
+        except OSError as error:
+            log.error(
+                "%s. What had been written stays valid: mend this and run again, and it goes on "
+                "from there.",
+                error,
+            )
+            return 1
+        except StopRequested:
+            return 0
 
 
 @contextmanager

@@ -80,6 +80,17 @@ if TYPE_CHECKING:
 CLOUD_SECONDS = 10.0
 
 STATUSES = ("done", "waiting", "failed")
+# the columns of the summary: attributes of Outcome, numbers to the right
+SUMMARY = {
+    "entity": str.ljust,
+    "status": str.ljust,
+    "records": str.rjust,
+    "quarantined": str.rjust,
+    "bytes": str.rjust,
+    "seconds": str.rjust,
+    "where": str.ljust,
+    "run_id": str.ljust,
+}
 
 log = logging.getLogger("batch_ingestion")
 
@@ -390,30 +401,20 @@ def print_summary(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     if not outcomes:
         print("nothing waits")
         return
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
+    rows = [
+        tuple(SUMMARY),
+        *(tuple(_shown(getattr(each, c)) for c in SUMMARY) for each in outcomes),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(SUMMARY.values(), row, widths, strict=True)
+        print("  ".join(justify(cell, width) for justify, cell, width in cells).rstrip())
 
-    table = Table(box=SIMPLE, pad_edge=False)
-    for heading in ("entity", "status"):
-        table.add_column(heading)
-    for heading in ("records", "quarantined", "bytes", "seconds"):
-        table.add_column(heading, justify="right")
-    for heading in ("where", "run id"):
-        table.add_column(heading, overflow="fold")
-    for outcome in outcomes:
-        table.add_row(
-            outcome.entity,
-            outcome.status,
-            f"{outcome.records:,}",
-            f"{outcome.quarantined:,}",
-            f"{outcome.bytes:,}",
-            f"{outcome.seconds:.1f}",
-            outcome.where,
-            outcome.run_id,
-        )
-    # a pipe has no width, and whoever reads it wants whole paths
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
 
 
 def build_parser() -> argparse.ArgumentParser:

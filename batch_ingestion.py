@@ -33,6 +33,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 import uuid
@@ -157,19 +158,28 @@ class Cloud:
 Report = Callable[[str, str, int], None]
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run: its id, where its records come from and go to; no `cloud` with --local-only."""
+
+    run_id: str
+    source: Source
+    raw_dir: Path
+    cloud: Cloud | None
+    is_rerun: bool
+
+
 def exit_code(outcomes: Sequence[Outcome]) -> int:
     """Return 1 if an entity failed, else 3 if one waits, else 0."""
     statuses = {outcome.status for outcome in outcomes}
     return 1 if "failed" in statuses else 3 if "waiting" in statuses else 0
 
 
-def extract(
-    name: str, run_id: str, source: Source, raw_dir: Path, is_waiting: bool, report: Report
-) -> Landing:
+def extract(name: str, run: Run, report: Report) -> Landing:
     """Fetch, check and land one entity; raise FetchFailed if the answer is no data."""
     entity = ENTITIES[name]
     record_type = msgspec.defstruct("Record", list(entity.required.items()), gc=False)
-    url = source.api_url.rstrip("/") + entity.path
+    url = run.source.api_url.rstrip("/") + entity.path
 
     def read(answer: Answer) -> Landing:
         def blocks() -> Iterator[bytes]:
@@ -179,17 +189,17 @@ def extract(
 
         return land(
             check_records(split_records(blocks()), record_type, entity.key),
-            raw_dir,
+            run.raw_dir,
             entity=name,
-            run_id=run_id,
+            run_id=run.run_id,
             ingested_at=timestamp(answer.received_at),
             source_url=public_url(url),
             redacted=entity.redacted,
-            is_waiting=is_waiting,
+            is_waiting=run.cloud is not None,
         )
 
-    with open_session(source.user_agent) as session:
-        return fetch(session, url, read, timeout=source.timeout)
+    with open_session(run.source.user_agent) as session:
+        return fetch(session, url, read, timeout=run.source.timeout)
 
 
 def deliver(landing: Landing, raw_dir: Path, cloud: Cloud, report: Report) -> Outcome:
@@ -215,14 +225,15 @@ def deliver(landing: Landing, raw_dir: Path, cloud: Cloud, report: Report) -> Ou
         report(entity, "recording", 0)
         record_once(cloud.bigquery, dataset_id, uploaded, where, job, limits)
     except Unreachable as error:
-        message = f"{error}. The records wait in {file}; {cloud.finish_with}"
+        kept = file if file.exists() else where
+        message = f"{error}. The records wait in {kept}; {cloud.finish_with}"
         return outcome_of(landing, "waiting", where, message)
     except Refused as error:
+        kept = file if file.exists() else where
         line = offending_line(file, str(error))
         place = f" (line {line} of {file})" if line else ""
-        message = f"{error}{place}. The records are kept in {file}; when this is corrected, "
-        message += cloud.finish_with
-        return outcome_of(landing, "failed", where, message)
+        message = f"{error}{place}. The records are kept in {kept}; when this is corrected, "
+        return outcome_of(landing, "failed", where, message + cloud.finish_with)
     remove_landing(raw_dir, landing)
     return outcome_of(uploaded, "done", f"{cloud.dataset_id}.{entity}_raw")
 
@@ -241,49 +252,45 @@ def outcome_of(landing: Landing, status: str, where: str, message: str = "") -> 
     )
 
 
-def find_landing(name: str, run_id: str, raw_dir: Path, cloud: Cloud | None) -> Landing | None:
+def find_landing(name: str, run: Run) -> Landing | None:
     """Return what a run of this id has landed before, here or in the bucket."""
-    landing = read_receipt(raw_dir, run_id, name)
-    if not cloud:
+    landing = read_receipt(run.raw_dir, run.run_id, name)
+    if run.cloud is None:
         return landing
     if landing is None:
         from bronze_load import Refused, Unreachable, find_uploaded
 
         try:
-            bucket = cloud.storage.bucket(cloud.bucket_name)
-            landing = find_uploaded(bucket, name, run_id, cloud.limits)
+            bucket = run.cloud.storage.bucket(run.cloud.bucket_name)
+            landing = find_uploaded(bucket, name, run.run_id, run.cloud.limits)
         except (Refused, Unreachable):
             return None  # deliver meets it again, and then the records are on the disk
     if landing is not None:
         landing = msgspec.structs.replace(landing, is_waiting=True)
-        write_receipt(raw_dir, landing)
+        write_receipt(run.raw_dir, landing)
     return landing
 
 
-def ingest(
-    name: str,
-    run_id: str,
-    source: Source,
-    raw_dir: Path,
-    cloud: Cloud | None,
-    report: Report,
-    *,
-    is_rerun: bool,
-) -> Outcome:
+def ingest(name: str, run: Run, report: Report) -> Outcome:
     """Bring one entity from the API, or from where an earlier attempt has got, to its end."""
     started = time.monotonic()
     try:
-        landing = find_landing(name, run_id, raw_dir, cloud) if is_rerun else None
+        landing = find_landing(name, run) if run.is_rerun else None
         if landing is None:
-            landing = extract(name, run_id, source, raw_dir, cloud is not None, report)
-        if cloud:
-            outcome = deliver(landing, raw_dir, cloud, report)
+            landing = extract(name, run, report)
+        if run.cloud:
+            outcome = deliver(landing, run.raw_dir, run.cloud, report)
         else:
-            outcome = outcome_of(landing, "done", str(raw_dir / landing.data_path))
+            outcome = outcome_of(landing, "done", str(run.raw_dir / landing.data_path))
     except (FetchFailed, LandingError, OSError) as error:
-        outcome = Outcome(name, run_id, "failed", message=str(error))
-    report(name, outcome.status, 0)
+        outcome = Outcome(name, run.run_id, "failed", message=str(error))
+    return finished(outcome, started, report)
+
+
+def finished(outcome: Outcome, started: float, report: Report) -> Outcome:
+    """Report the end of one entity and return its outcome with the seconds it took."""
     outcome = replace(outcome, seconds=round(time.monotonic() - started, 3))
+    report(outcome.entity, outcome.status, 0)
     log.info(
         "finished entity=%s status=%s records=%d quarantined=%d bytes=%d seconds=%.3f",
         *(outcome.entity, outcome.status, outcome.records, outcome.quarantined),
@@ -292,28 +299,17 @@ def ingest(
     return outcome
 
 
-def run(
-    names: Sequence[str],
-    run_id: str,
-    source: Source,
-    raw_dir: Path,
-    cloud: Cloud | None,
-    *,
-    is_rerun: bool,
-) -> list[Outcome]:
-    """Ingest the entities side by side."""
-    log.info("started run_id=%s entities=%s", run_id, ",".join(names))
-    remove_orphans(raw_dir)
-    with (
-        sole_run(raw_dir, run_id),
-        show_progress(names) as report,
-        ThreadPoolExecutor(len(names)) as pool,
-    ):
-
-        def ingest_one(name: str) -> Outcome:
-            return ingest(name, run_id, source, raw_dir, cloud, report, is_rerun=is_rerun)
-
-        return list(pool.map(ingest_one, names))
+def ingest_all(names: Sequence[str], run: Run) -> list[Outcome]:
+    """Ingest the entities side by side; one's failure leaves the others alone."""
+    log.info("started run_id=%s entities=%s", run.run_id, ",".join(names))
+    remove_orphans(run.raw_dir)
+    pool = ThreadPoolExecutor(len(names))
+    try:
+        with sole_run(run.raw_dir, run.run_id), show_progress(names) as report:
+            return list(pool.map(lambda name: ingest(name, run, report), names))
+    finally:
+        # only after an interruption is there something to wait for, and nothing to gain by it
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def resume(names: Sequence[str], run_id: str | None, raw_dir: Path, cloud: Cloud) -> list[Outcome]:
@@ -349,8 +345,7 @@ def resume_one(waiting: Landing, raw_dir: Path, cloud: Cloud, report: Report) ->
             outcome = outcome_of(waiting, "done", f"{cloud.dataset_id}.{waiting.entity}_raw")
         else:
             outcome = deliver(landing, raw_dir, cloud, report)
-    report(outcome.entity, outcome.status, 0)
-    return replace(outcome, seconds=round(time.monotonic() - started, 3))
+    return finished(outcome, started, report)
 
 
 @contextmanager
@@ -518,26 +513,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     # on a terminal the bars tell what the lines would
     level = logging.WARNING if sys.stderr.isatty() else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
-    run_id = str(args.run_id) if args.run_id else None
+    names = list(dict.fromkeys(args.entities))
+    given_id = str(args.run_id) if args.run_id else None
+    run_id = given_id or str(uuid.uuid4())
     try:
         if args.resume and args.local_only:
             raise settings.ConfigurationError("--resume and --local-only exclude each other.")
         cloud = None if args.local_only else connect(args)
         if args.resume and cloud:
-            outcomes = resume(args.entities, run_id, args.raw_dir, cloud)
+            outcomes = resume(names, given_id, args.raw_dir, cloud)
         else:
             source = Source(args.api_url, args.user_agent, (TIMEOUT[0], args.api_timeout))
-            is_rerun, run_id = run_id is not None, run_id or str(uuid.uuid4())
-            outcomes = run(args.entities, run_id, source, args.raw_dir, cloud, is_rerun=is_rerun)
+            run = Run(run_id, source, args.raw_dir, cloud, is_rerun=given_id is not None)
+            outcomes = ingest_all(names, run)
     except (settings.ConfigurationError, AnotherWriterError) as error:
         log.error("%s", error)
         return 2
     except LandingError as error:
         log.error("%s", error)
         return 1
+    except KeyboardInterrupt:
+        again = "--resume" if args.resume else f"--run-id {run_id}"
+        log.error("interrupted; nothing is lost. Finish with the same command and %s", again)
+        # every step can be killed and repeated: the threads need not end first
+        os._exit(1)
     print_summary(outcomes, as_json=args.json)
     return exit_code(outcomes)
 
 
 if __name__ == "__main__":
+    # `docker stop` and schedulers send SIGTERM: the same as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import uuid
@@ -526,6 +527,32 @@ def test_what_a_killed_run_left_before_its_receipt_is_swept_by_the_next(
     assert files_of(raw_dir)
     assert run_process(store.url, raw_dir, "--run-id", RUN_ID).returncode == 0
     assert {name.split("run_id=")[-1].split("/")[-2] for name in files_of(raw_dir)} == {RUN_ID}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_at_once_and_says_how_to_finish(
+    store: ScriptedServer, tmp_path: Path, number: int
+) -> None:
+    store.answers["/users"] = [hang, answer(200, body(USERS))]
+    command = [sys.executable, "batch_ingestion.py", "--local-only", "--api-url", store.url]
+    with subprocess.Popen(
+        [*command, "--raw-dir", str(tmp_path / "raw"), "--run-id", RUN_ID],
+        cwd=settings.PROJECT_FOLDER,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        # both entities have been asked for, and the products have landed
+        seen = ""
+        while "finished entity=products" not in seen or not store.asked("/users"):
+            seen += process.stderr.readline()
+        process.send_signal(number)
+        said = process.stderr.read()
+        assert process.wait(timeout=5) == 1
+    assert f"Finish with the same command and --run-id {RUN_ID}" in said
+    assert "Traceback" not in said
+    assert run_process(store.url, tmp_path / "raw", "--run-id", RUN_ID).returncode == 0
+    assert store.asked("/products") == 1
 
 
 # command line

@@ -230,7 +230,9 @@ class EventFolder:
         """Keep records that are no carts, each with the reason; they hold no password any more."""
         failed_at = format_time(self._now())
         lines = [
-            msgspec.json.encode({"record": msgspec.Raw(raw), "reason": why, "failed_at": failed_at})
+            msgspec.json.encode(
+                {"record": _on_one_line(raw), "reason": why, "failed_at": failed_at}
+            )
             for raw, why in records
         ]
         self._append(self._quarantine, lines)
@@ -288,6 +290,14 @@ def _ids_since(folder: Path, day: str, id_of: Callable[[bytes], str]) -> set[str
             with suppress(msgspec.DecodeError):
                 ids.add(id_of(line))
     return ids
+
+
+def _on_one_line(record: bytes) -> msgspec.Raw | str:
+    """Return a record without the newlines that JSON allows between its parts."""
+    try:
+        return msgspec.Raw(msgspec.json.format(record, indent=-1).decode().encode())
+    except ValueError:  # half a surrogate pair, or no UTF-8: kept as text that can be read
+        return record.decode(errors="replace")
 
 
 def _in_blocks(lines: Iterable[bytes]) -> Iterator[bytes]:

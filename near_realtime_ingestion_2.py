@@ -421,8 +421,8 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         except DamagedBatchError as error:
             log.error(
-                "%s. Nothing was published from it now. Move it away, and %s with it: the next run "
-                "takes a new snapshot of all carts.",
+                "%s, and the state counts on the missing ones. Move it and %s away: the next run "
+                "takes a new snapshot of all carts, which makes up for them.",
                 error,
                 args.state_file,
             )

@@ -243,6 +243,15 @@ def test_a_bad_record_keeps_its_cart_as_it_was(world: World) -> None:
     assert len(list(read_lines(world.folder / "events" / "quarantine" / "2026-11-22.jsonl"))) == 1
 
 
+def test_a_quarantined_record_is_one_line_whatever_it_looks_like(world: World) -> None:
+    pretty = json.dumps(cart(1, userId=None), indent=2).encode()
+    world.events.quarantine([(pretty, "one"), (b'{"id": 2, "x": "\xff\\ud83d"}', "two")])
+    (file,) = (world.folder / "events" / "quarantine").glob("*.jsonl")
+    one, two = (json.loads(line) for line in read_lines(file))
+    assert one["record"] == cart(1, userId=None)
+    assert two["record"].startswith('{"id": 2')
+
+
 def test_the_state_is_json_with_a_cart_a_line(world: World) -> None:
     world.poll(cart(1), cart(2))
     state = world.state()

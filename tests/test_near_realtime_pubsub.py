@@ -27,6 +27,7 @@ from recording_pubsub import RecordingPubSub
 import cart_publisher
 from cart_outbox import Obstacle
 from cart_publisher import PubSubPublisher
+from local_gcp import LocalGcp
 
 FLAGS = ("--project-id", "local-project", "--publish-timeout", "1")
 Code = grpc.StatusCode
@@ -264,3 +265,60 @@ def test_sigterm_while_ten_thousand_events_leave_ends_bounded_and_loses_and_doub
     assert once(tmp_path, source, pubsub).code == 0
     assert len(pubsub.messages) == 10_000
     check_guarantees(pubsub.documents, source)
+
+
+def pulled(gcp: LocalGcp, topic: str, count: int) -> list[PubsubMessage]:
+    """Return `count` messages, or all that come within some seconds; Pub/Sub sends in pieces."""
+    subscription = f"projects/{gcp.project_id}/subscriptions/{topic}-pull"
+    messages: list[PubsubMessage] = []
+    deadline = time.monotonic() + 20
+    while len(messages) < count and time.monotonic() < deadline:
+        request = {"subscription": subscription, "max_messages": 100}
+        received = gcp.subscriber.pull(request=request, timeout=10).received_messages
+        messages += [each.message for each in received]
+        if acknowledged := [each.ack_id for each in received]:
+            gcp.subscriber.acknowledge(
+                request={"subscription": subscription, "ack_ids": acknowledged}, timeout=10
+            )
+    return messages
+
+
+def test_a_round_trip_through_the_emulator_gives_back_every_event_in_order(
+    tmp_path: Path, source: CartsSource, gcp: LocalGcp
+) -> None:
+    gcp.make_topic("round-trip")
+    flags = ("--once", "--topic", "round-trip")
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 0
+    source.put(1, (5, 5))
+    del source.carts[2]
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 0
+    messages = pulled(gcp, "round-trip", 9)
+    assert sorted(message.data for message in messages) == sorted(published(tmp_path))
+    for message in messages:
+        event = JSONFormat().read(None, message.data)
+        assert message.ordering_key == event.get_subject()
+        assert message.attributes["content-type"].startswith(JSONFormat().get_content_type())
+    check_guarantees([message.data for message in messages], source)
+
+
+def test_an_emulator_that_was_killed_and_comes_back_empty_gets_what_it_had_not_acknowledged(
+    tmp_path: Path, source: CartsSource, gcp: LocalGcp
+) -> None:
+    gcp.make_topic("killed")
+    flags = ("--once", "--topic", "killed", "--publish-timeout", "1")
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 0
+    before = pulled(gcp, "killed", 7)
+    gcp.kill("pubsub")
+    source.put(1, (5, 5))
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 3
+    source.put(1, (6, 6))
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 3
+    gcp.start("pubsub")
+    missing = run_here(tmp_path, source.url, *flags, env=gcp.environment)
+    assert (missing.code, missing.summary["waiting"]) == (1, 2)
+    assert "gcloud pubsub topics create killed" in missing.log
+    gcp.make_topic("killed")
+    ended = run_here(tmp_path, source.url, *flags, env=gcp.environment)
+    assert (ended.code, ended.summary["published"]) == (0, 2)
+    after = pulled(gcp, "killed", 2)
+    check_guarantees([message.data for message in before + after], source)

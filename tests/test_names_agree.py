@@ -154,6 +154,54 @@ def test_every_service_that_terraform_talks_to_is_among_the_apis(plan: Plan) -> 
     )
 
 
+def test_the_local_gcp_has_the_datasets_and_tables_of_the_plan(gcp: Any, plan: Plan) -> None:
+    for dataset in planned(plan, "google_bigquery_dataset"):
+        made = gcp.bigquery.get_dataset(dataset["dataset_id"])
+        assert made.location.lower() == dataset["location"]
+    for table in planned(plan, "google_bigquery_table"):
+        made = gcp.bigquery.get_table(f"{table['dataset_id']}.{table['table_id']}")
+        columns = [field.to_api_repr() for field in made.schema]
+        planned_columns = json.loads(table["schema"])
+        for key in ("name", "type", "mode"):
+            assert [c[key] for c in columns] == [c[key] for c in planned_columns]
+        partitioning = table["time_partitioning"][0]
+        assert made.time_partitioning.type_ == partitioning["type"]
+        assert made.time_partitioning.field == partitioning["field"]
+        assert (made.clustering_fields or []) == (table["clustering"] or [])
+
+
+def test_the_local_gcp_has_the_topics_and_subscriptions_of_the_plan(gcp: Any, plan: Plan) -> None:
+    project = f"projects/{gcp.project_id}"
+    for topic in planned(plan, "google_pubsub_topic"):
+        gcp.publisher.get_topic(topic=f"{project}/topics/{topic['name']}", timeout=10)
+    topics = {
+        "bigquery": "carts-events",
+        "dead_letter": "carts-events-dead-letter",
+        "pull": "carts-events",
+    }
+    for name, topic in topics.items():
+        subscription = plan[f"google_pubsub_subscription.{name}"]
+        path = f"{project}/subscriptions/{subscription['name']}"
+        made = gcp.subscriber.get_subscription(subscription=path, timeout=10)
+        assert made.topic == f"{project}/topics/{topic}"
+        ordering = bool(subscription["enable_message_ordering"])
+        assert made.enable_message_ordering == ordering
+        once = bool(subscription["enable_exactly_once_delivery"])
+        assert made.enable_exactly_once_delivery == once
+        for policy in subscription["dead_letter_policy"]:
+            dead_letter_topic = f"{project}/topics/carts-events-dead-letter"
+            assert made.dead_letter_policy.dead_letter_topic == dead_letter_topic
+            attempts = policy["max_delivery_attempts"]
+            assert made.dead_letter_policy.max_delivery_attempts == attempts
+
+
+def test_the_local_gcp_has_the_bucket_and_the_names_of_dotenv(gcp: Any) -> None:
+    assert DOTENV.keys() <= gcp.environment.keys()
+    assert gcp.environment["BQ_DATASET"] == DOTENV["BQ_DATASET"]
+    assert gcp.environment["GCP_REGION"] == DOTENV["GCP_REGION"]
+    assert gcp.storage.bucket(gcp.environment["GCS_BUCKET_NAME"]).exists(timeout=10)
+
+
 def test_names_in_the_terraform_variables_reach_the_plan(plan: Plan) -> None:
     assert plan["google_storage_bucket.raw"]["name"] == VARIABLES["gcs_bucket_name"]
     table = plan["google_pubsub_subscription.bigquery"]["bigquery_config"][0]["table"]

@@ -197,7 +197,6 @@ FAULTS: list[tuple[str, Respond, int, str]] = [
     ("522", answer(522), 3, "answered 522"),
     ("429", answer(429, Retry_After="0"), 3, "answered 429"),
     ("reset", reset, 3, "could not be reached"),
-    ("hang", hang, 3, "did not answer within 0.3 seconds"),
     ("silence", fall_silent, 3, "stopped in the middle"),
     ("stopped body", stop_halfway, 3, "stopped in the middle"),
     ("cut short", answer(200, b'[{"id":1,%b},{"id' % SECRET), 3, "a list that is cut short"),

@@ -118,15 +118,7 @@ class Poller:
         self._source = source
         self._ask = ask
         self._accept_deletes = accept_deletes
-        try:
-            self._header = load_header(state_file)
-        except CorruptStateError as error:
-            raise StateError(
-                f"{state_file} cannot be used: {error}. Nothing was changed. Put a good copy of "
-                f"it back, or move it away: the next run then takes a new snapshot of all carts, "
-                f"which supersedes what was published before."
-            ) from None
-        self._last_good_poll = self._read_last_good_poll()
+        self._load()
         if self._header and self._header.source != source:
             log.warning("the state was made from %s, now polling %s", self._header.source, source)
 
@@ -148,6 +140,7 @@ class Poller:
 
         Raises FetchFailed, and then has changed nothing.
         """
+        self._load_again_if_touched()
         heard = self.hear()
         observed_at = format_time(heard.observed_at)
         if heard.reading is None:
@@ -192,7 +185,7 @@ class Poller:
             body = _hash_of(blocks)
             if header and header.body == body:
                 return Heard(answer.received_at, None, None, None, {})
-            index = read_index(self.state_file)
+            index = read_index(self.state_file) if header else {}
             reading = read_answer(_drain(blocks), index)
             return Heard(answer.received_at, answer.etag, body, reading, index)
 
@@ -222,6 +215,36 @@ class Poller:
             if cart_id not in changed
         ]
         return Findings(changes, known, rewritten, held)
+
+    def _load(self) -> None:
+        try:
+            self._header = load_header(self.state_file)
+        except CorruptStateError as error:
+            raise StateError(
+                f"{self.state_file} cannot be used: {error}. Nothing was changed. Put a good copy "
+                f"of it back, or move it away: the next run then takes a new snapshot of all "
+                f"carts, which supersedes what was published before."
+            ) from None
+        self._last_good_poll = self._read_last_good_poll()
+        self._file_seen = self._file_identity()
+
+    def _load_again_if_touched(self) -> None:
+        """Notice that somebody has taken the state away, or put another in its place."""
+        if self._file_identity() == self._file_seen:
+            return
+        before = self._header
+        self._load()
+        if before and self._header is None:
+            log.warning("the state is gone: a new one begins with a new snapshot of all carts")
+        elif before and self._header and self._header.batch < before.batch:
+            raise StateError(f"{self.state_file} was replaced: {OLD_COPY}")
+
+    def _file_identity(self) -> tuple[int, int] | None:
+        try:
+            status = self.state_file.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_size, status.st_mtime_ns
 
     def _commit(
         self, findings: Findings, header: StateHeader, observed_at: str, events: EventFolder
@@ -287,6 +310,7 @@ class Poller:
         save_state(self.state_file, header, dropped, lines.values())
         self._header = header
         self._last_good_poll = header.observed_at
+        self._file_seen = self._file_identity()
 
     def _quarantine(
         self, bad: Mapping[int, BadCart], known: Collection[str], events: EventFolder

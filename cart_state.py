@@ -144,7 +144,10 @@ def read_carts(path: Path, raw_hashes: Collection[bytes]) -> dict[int, KnownCart
 def save_state(
     path: Path, header: StateHeader, dropped: Collection[bytes], added: Iterable[bytes]
 ) -> None:
-    """Replace the state: the old lines but those with a raw hash in `dropped`, then `added`."""
+    """Replace the state: the old lines but those with a raw hash in `dropped`, then `added`.
+
+    CorruptStateError, and the old state stays, where that does not make `header.cart_count`.
+    """
     replace_file(
         path, _state_blocks(path, header, {hexlify(raw) for raw in dropped}, added), "state"
     )
@@ -157,12 +160,15 @@ def _state_blocks(
     block = msgspec.json.encode(header).removesuffix(b"}") + _CARTS
     checksum.update(block)
     yield block
-    first = True
+    first, count = True, 0
     for lines in _kept_and_added(path, dropped, added):
+        count += len(lines)
         block = (b"" if first else _SEPARATOR) + _SEPARATOR.join(lines)
         first = False
         checksum.update(block)
         yield block
+    if count != header.cart_count:
+        raise CorruptStateError(f"it has changed meanwhile: {count} carts, not {header.cart_count}")
     yield _tail(checksum.hexdigest())
 
 

@@ -38,6 +38,7 @@ from typing import Any
 from cart_changes import GATE_POLLS, Change
 from cart_outbox import DamagedBatchError, Delivery, EventFolder, Obstacle, Send, Sending
 from cart_poller import Ask, Poller, PollResult, StateError
+from cart_state import CorruptStateError
 from durable_files import AnotherWriterError, single_writer
 from fake_store_api import Answer, FetchFailed, fetch, open_session, public_url
 from settings import DEFAULT_API_URL, ConfigurationError, load_environment, require
@@ -427,7 +428,7 @@ def main(argv: list[str] | None = None) -> int:
                 args.state_file,
             )
             return 1
-        except (FetchFailed, StateError) as error:
+        except (FetchFailed, StateError, CorruptStateError) as error:
             log.error("%s", error)
             return 1
         except OSError as error:

@@ -424,6 +424,49 @@ def test_a_lost_state_publishes_what_waits_and_begins_a_new_generation(world: Wo
     assert fold(published(world.folder)) == {each: signature_of(cart(each)) for each in (1, 3, 4)}
 
 
+def test_a_state_that_goes_while_the_loop_runs_begins_a_new_generation(world: World) -> None:
+    world.etag = 'W/"1"'
+    world.poll(cart(1), cart(2))
+    world.poll(cart(1, 2), cart(2))
+    first = world.state()["generation"]
+    world.state_file.unlink()
+    # no ETag is sent: it was the lost state's
+    result = world.poll(cart(1), cart(3))
+    assert world.asked_with[-1] is None
+    assert result == PollResult(changed=True, carts=2, created=2)
+    assert first < world.state()["generation"]
+    world.deliver()
+    assert fold(published(world.folder)) == {each: signature_of(cart(each)) for each in (1, 3)}
+
+
+def test_a_state_that_goes_or_is_replaced_in_the_middle_of_a_poll_is_not_written_over(
+    world: World,
+) -> None:
+    world.poll(cart(1), cart(2))
+    old = world.state_file.read_bytes()
+    world.poll(cart(1), cart(2), cart(3))
+    heard = world.poller.hear
+
+    def hear_and_replace() -> Any:
+        answer = heard()
+        world.state_file.write_bytes(old)
+        return answer
+
+    world.poller.hear = hear_and_replace  # type: ignore[method-assign]
+    with pytest.raises(CorruptStateError, match="changed meanwhile"):
+        world.poll(cart(1, 2), cart(2), cart(3))
+    assert world.state_file.read_bytes() == old
+
+
+def test_an_old_copy_put_back_while_the_loop_runs_is_noticed(world: World) -> None:
+    world.poll(cart(1))
+    old = world.state_file.read_bytes()
+    world.poll(cart(1, 2))
+    world.state_file.write_bytes(old)
+    with pytest.raises(StateError, match="old copy"):
+        world.poll(cart(1, 3))
+
+
 def test_a_refused_event_becomes_a_dead_letter_and_lets_the_others_pass(world: World) -> None:
     world.poll(cart(1), cart(2))
     world.poll(cart(1, 2), cart(2))

@@ -31,13 +31,15 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from local_guard import KILL, LocalGcpError, end, last_line, spawn
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
@@ -101,10 +103,6 @@ LOOK_SECONDS = 0.05
 STOP_SECONDS = 8.0
 
 
-class LocalGcpError(Exception):
-    """It cannot go on; the message is one sentence that says why."""
-
-
 class UsageError(LocalGcpError):
     """The command line asks for what cannot be; exit code 2."""
 
@@ -143,31 +141,6 @@ def choose_ports(base: int | None) -> dict[str, int]:
     return ports
 
 
-def spawn(
-    command: Sequence[str], log_file: Path, environment: dict[str, str], output: Path | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a command that ends when this process does; closing its stdin ends it too."""
-    guard = [sys.executable, "-I", "-S", str(PROJECT_FOLDER / "local_guard.py")]
-    with log_file.open("ab") as log, (output or log_file).open("ab") as stdout:
-        return subprocess.Popen(
-            [*guard, *command],
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=log,
-            cwd=PROJECT_FOLDER,
-            env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
-            # Ctrl-C is for this process, which ends the others in its own time
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-
-
-def last_line(log_file: Path) -> str:
-    """Return the last line of a log that says something."""
-    lines = log_file.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
 class LocalGcp:
     """A local Google Cloud in one folder, as a context manager."""
 
@@ -187,6 +160,7 @@ class LocalGcp:
             raise UsageError("Google's Pub/Sub emulator, or Java, is missing: give --pubsub auto.")
         self.root = root
         self.jar = jar
+        self.asked_for_stand_in = pubsub == "stand-in"
         self.ports = choose_ports(port_base)
         self.data_folder = data_folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -217,9 +191,10 @@ class LocalGcp:
     @property
     def servers(self) -> dict[str, str]:
         """What stands for what, and where it listens."""
-        pubsub = "Google's Pub/Sub emulator"
+        pubsub = "Google's emulator"
         if self.jar is None:
-            pubsub = "our stand-in for Pub/Sub, as Java or Google's emulator is missing"
+            why = "as asked for" if self.asked_for_stand_in else "as Java or its jar is missing"
+            pubsub = f"our stand-in for Google's emulator, {why}"
         return {
             "fake_store": f"{self.api_url}  the Fake Store",
             "gcs": f"{self.environment['STORAGE_EMULATOR_HOST']}  Cloud Storage: fake-gcs-server",
@@ -337,7 +312,7 @@ class LocalGcp:
     def kill(self, name: str) -> None:
         """Kill one server as a crash would."""
         process = self._processes.pop(name)
-        end(process, b"kill")
+        end(process, KILL)
         process.wait(STOP_SECONDS)
 
     def start(self, name: str, *arguments: str) -> None:
@@ -460,15 +435,6 @@ class LocalGcp:
         self.subscriber.create_subscription(
             request={"name": name, "topic": topic, **options}, timeout=SETUP_SECONDS
         )
-
-
-def end(process: subprocess.Popen[bytes], how: bytes = b"") -> None:
-    """Tell a spawned process to end; it takes a moment."""
-    if process.stdin:
-        # a broken pipe: it has ended already
-        with suppress(BrokenPipeError):
-            process.stdin.write(how)
-            process.stdin.close()
 
 
 @contextmanager
@@ -627,7 +593,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.run is not status:
             check_machine(args)
-        return int(args.run(args))
+        code: int = args.run(args)
+        return code
     except LocalGcpError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

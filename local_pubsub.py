@@ -404,8 +404,8 @@ UNARY: dict[str, tuple[Any, Any, Callable[[Broker, Any, Any], Any]]] = {
 PUBLISHER_CALLS = ("CreateTopic", "GetTopic", "ListTopics", "DeleteTopic", "Publish")
 
 
-def start_server(port: int) -> grpc.Server:
-    """Start a Pub/Sub on 127.0.0.1; OSError where the port is in use."""
+def start_server(port: int) -> tuple[grpc.Server, int]:
+    """Start a Pub/Sub on 127.0.0.1 and return it with its port; OSError where that is in use."""
     server = grpc.server(
         futures.ThreadPoolExecutor(WORKERS),
         # a second server on the port is refused; and the limit is ours to say, not gRPC's 4 MB
@@ -422,11 +422,11 @@ def start_server(port: int) -> grpc.Server:
         handler = grpc.method_handlers_generic_handler(f"google.pubsub.v1.{service}", handlers)
         server.add_generic_rpc_handlers((handler,))
     try:
-        server.add_insecure_port(f"127.0.0.1:{port}")
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
     except RuntimeError as error:
         raise OSError(f"port {port} is in use") from error
     server.start()
-    return server
+    return server, bound
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -442,7 +442,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM."""
     args = build_parser().parse_args(argv)
     try:
-        server = start_server(args.port)
+        server, _ = start_server(args.port)
     except OSError as error:
         print(f"Pub/Sub cannot start: {error}", file=sys.stderr)
         return 1

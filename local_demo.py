@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,34 +214,34 @@ def how_far(printed: str) -> str:
     return said[-1] if said else "reading the project"
 
 
-def report(demo: Demo) -> Path | None:
-    """Write the report, where the project has one."""
-    if not Path("kpi_report.py").is_file():
-        return None
+@contextmanager
+def report(demo: Demo) -> Iterator[Path]:
+    """Write the report while the caller shows figures."""
     page = demo.gcp.root / "report" / "index.html"
+    process = demo.launch("kpi_report", "kpi_report.py", "--output", str(page))
+    yield page
+    demo.console.print()
     with demo.step("kpi_report.py"):
-        demo.finish("kpi_report", demo.launch("kpi_report", "kpi_report.py", "--output", str(page)))
-    return page
+        demo.finish("kpi_report", process)
 
 
 def show(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for name, value in rows[0].items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    console.print()
+        # money comes with the nine decimals of NUMERIC
+        table.add_row(*(f"{v:.2f}" if isinstance(v, Decimal) else str(v) for v in row.values()))
+    console.print(f"\n{title}", style="bold")
     console.print(table)
 
 
 def show_results(demo: Demo) -> None:
     """Print the counts at each stage, the star schema and the KPIs, read from BigQuery."""
     gcp = demo.gcp
-    objects = [
-        b.name
-        for b in gcp.storage.list_blobs(gcp.environment["GCS_BUCKET_NAME"], timeout=CALL_SECONDS)
-    ]
+    bucket_name = gcp.environment["GCS_BUCKET_NAME"]
+    objects = list(gcp.storage.list_blobs(bucket_name, timeout=CALL_SECONDS))
     bronze = ("products_raw", "users_raw", "carts_events_raw", "ingestion_runs")
     stages = [{"stage": "raw objects in Cloud Storage", "count": len(objects)}]
     stages += [
@@ -263,7 +264,7 @@ def show_results(demo: Demo) -> None:
     show(demo.console, "By category (kpi_categories)", categories)
 
 
-def show_places(demo: Demo, page: Path | None) -> None:
+def show_places(demo: Demo, page: Path) -> None:
     """Print where everything lies."""
     root = demo.gcp.root
     places = {
@@ -273,9 +274,8 @@ def show_places(demo: Demo, page: Path | None) -> None:
         "state of the carts": root / "state" / "carts_state.json",
         "compiled SQL": root / "dbt" / "target" / "run",
         "logs": root / "logs",
+        "report, to open in a browser": page,
     }
-    if page:
-        places["report, to open in a browser"] = page
     demo.console.print()
     for what, path in places.items():
         demo.say(f"{what + ':':<30} {path}")
@@ -292,8 +292,8 @@ def run_demo(gcp: LocalGcp, on_ready: Callable[[LocalGcp], None]) -> int:
             demo.say(f"         {line}")
         ingest(demo)
         transform(demo)
-        page = report(demo)
-        show_results(demo)
+        with report(demo) as page:
+            show_results(demo)
         show_places(demo, page)
     finally:
         for process in demo.processes:

@@ -1,0 +1,314 @@
+"""The local GCP: what it creates, how it starts and ends, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from google.pubsub_v1 import types
+
+import local_gcp
+from local_gcp import LocalGcp, own_folder
+from local_subscription import sort_messages
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MARK = "LOCAL_GCP_TEST"
+
+
+def until(condition: Callable[[], Any], seconds: float = 40.0) -> Any:
+    """Wait for something to be so, and return what made it so."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+    return found
+
+
+class Started:
+    """A local_gcp.py in a process of its own, whose descendants can be found."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.mark = str(uuid.uuid4())
+        self.out = folder / f"{self.mark}.out"
+        self.err = folder / f"{self.mark}.err"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "local_gcp.py", *arguments, "--folder", str(folder / "gcp")],
+                cwd=REPOSITORY,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, **environment, MARK: self.mark},
+            )
+
+    def descendants(self) -> list[int]:
+        """Return the processes that carry this one's mark, itself apart."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdecimal() and int(folder.name) != self.process.pid:
+                try:
+                    if self.mark.encode() in (folder / "environ").read_bytes():
+                        found.append(int(folder.name))
+                except OSError:
+                    continue
+        return found
+
+    def ready(self) -> dict[str, str]:
+        """Wait for `ready`, and return what was exported."""
+        until(lambda: self.out.read_text().endswith("ready\n") or self.process.poll() is not None)
+        assert self.process.poll() is None, self.err.read_text()
+        return dict(re.findall(r"^export (\w+)=(.*)$", self.out.read_text(), re.M))
+
+    def close(self) -> None:
+        """End it, whatever the test did."""
+        self.process.kill()
+        self.process.wait()
+        until(lambda: not self.descendants())
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Start local_gcp.py with arguments and environment."""
+    if not Path("/proc").is_dir():
+        pytest.skip("/proc is missing: descendants cannot be found on this system")
+    all_started: list[Started] = []
+
+    def launch(*arguments: str, **environment: str) -> Started:
+        all_started.append(Started(tmp_path, *arguments, **environment))
+        return all_started[-1]
+
+    yield launch
+    for one in all_started:
+        one.close()
+
+
+def rows(gcp: LocalGcp, sql: str) -> list[dict[str, Any]]:
+    """Return the rows of a query."""
+    return [dict(row) for row in gcp.bigquery.query(sql).result()]
+
+
+def subscribe_to_bigquery(gcp: LocalGcp) -> tuple[str, str]:
+    """Create a topic with a BigQuery subscription; return the topic and the table."""
+    name = f"sub_{uuid.uuid4().hex[:8]}"
+    gcp.make_bronze(name)
+    gcp.make_topic(name)
+    topic = f"projects/{gcp.project_id}/topics/{name}"
+    table = f"{gcp.project_id}.{name}.carts_events_raw"
+    request = {
+        "name": f"projects/{gcp.project_id}/subscriptions/{name}-bigquery",
+        "topic": topic,
+        "bigquery_config": {"table": table, "write_metadata": True},
+    }
+    gcp.subscriber.create_subscription(request=request, timeout=10)
+    return topic, table
+
+
+def test_it_creates_what_terraform_creates(gcp: LocalGcp) -> None:
+    project = f"projects/{gcp.project_id}"
+    datasets = {one.dataset_id for one in gcp.bigquery.list_datasets()}
+    assert datasets >= {"bronze_data", "silver_data", "gold_data"}
+    tables = {one.table_id for one in gcp.bigquery.list_tables("bronze_data")}
+    assert tables == set(local_gcp.BRONZE_TABLES)
+    assert gcp.storage.bucket(gcp.environment["GCS_BUCKET_NAME"]).exists()
+    listed = gcp.subscriber.list_subscriptions(request={"project": project}, timeout=10)
+    assert {
+        one.name.rpartition("/")[2]: one.topic.rpartition("/")[2] for one in listed
+    }.items() >= {
+        "carts-events-pull": "carts-events",
+        "carts-events-bigquery": "carts-events",
+        "carts-events-dead-letter-pull": "carts-events-dead-letter",
+    }.items()
+
+
+def test_a_bigquery_subscription_writes_the_message_with_its_metadata(gcp: LocalGcp) -> None:
+    topic, table = subscribe_to_bigquery(gcp)
+    message = {
+        "data": '{"cart": 1, "note": "Ærø"}'.encode(),
+        "ordering_key": "cart_1",
+        "attributes": {"content-type": "application/cloudevents+json; charset=utf-8"},
+    }
+    request = {"topic": topic, "messages": [message]}
+    (message_id,) = gcp.publisher.publish(request=request, timeout=10).message_ids
+    (row,) = until(lambda: rows(gcp, f"select * from `{table}`"))
+    assert abs(time.time() - row.pop("publish_time").timestamp()) < 60
+    assert row == {
+        "subscription_name": f"{topic.replace('/topics/', '/subscriptions/')}-bigquery",
+        "message_id": message_id,
+        "data": {"cart": 1, "note": "Ærø"},
+        "attributes": {**message["attributes"], "orderingKey": "cart_1"},  # type: ignore[dict-item]
+    }
+
+
+def test_a_bigquery_subscription_may_deliver_twice(gcp: LocalGcp) -> None:
+    topic, table = subscribe_to_bigquery(gcp)
+    gcp.kill("subscription")
+    gcp.start("subscription", "--deliver-twice")
+    try:
+        request = {"topic": topic, "messages": [{"data": b"{}"}]}
+        gcp.publisher.publish(request=request, timeout=10)
+        twice = until(lambda: len(found := rows(gcp, f"select * from `{table}`")) > 1 and found)
+    finally:
+        gcp.kill("subscription")
+        gcp.start("subscription")
+    assert twice[0] == twice[1]
+
+
+def test_data_that_is_no_json_is_given_back() -> None:
+    published = {"message_id": "7", "publish_time": datetime.now(UTC)}
+    good = types.ReceivedMessage(ack_id="1", message={"data": b"{}", **published})
+    bad = [
+        types.ReceivedMessage(ack_id="2", message={"data": b"{"}),
+        types.ReceivedMessage(ack_id="3", message={"data": b"\xff"}),
+    ]
+    written, refused = sort_messages("s", [good, *bad])
+    assert (list(written), refused) == (["1"], ["2", "3"])
+
+
+def test_a_server_can_be_killed_and_started_again(gcp: LocalGcp) -> None:
+    gcp.kill("fake_store")
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{gcp.api_url}/carts", timeout=5)
+    gcp.start("fake_store")
+    assert len(requests.get(f"{gcp.api_url}/carts", timeout=5).json()) == 7
+
+
+def test_up_says_how_to_use_it_and_leaves_nothing_behind(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
+    # no Java on the PATH, and a HOME that is not there
+    up = start("up", PATH=os.path.dirname(sys.executable), HOME=str(tmp_path / "nowhere"))  # noqa: PTH120
+    exported = up.ready()
+    assert set(exported) >= {"GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST", "DBT_TARGET"}
+    assert requests.get(f"{exported['FAKE_STORE_API_URL']}/users", timeout=5).status_code == 200
+    assert "our stand-in for Google's emulator, as Java or its jar is missing" in up.err.read_text()
+    status = start("status")
+    status.process.wait(30)
+    assert f"up (pid {up.process.pid})" in status.out.read_text()
+    assert exported["BIGQUERY_EMULATOR_HOST"] in status.out.read_text()
+    up.process.send_signal(signal.SIGTERM)
+    assert up.process.wait(15) == 0
+    assert up.descendants() == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_killed_halfway_through_starting_it_leaves_nothing_behind(
+    start: Callable[..., Started], number: int, code: int
+) -> None:
+    up = start("up", "--pubsub", "stand-in")
+    until(lambda: len(up.descendants()) >= 2)
+    up.process.send_signal(number)
+    assert up.process.wait(15) == code
+    until(lambda: not up.descendants(), 8)
+
+
+def test_a_guard_that_is_killed_takes_its_server_along(start: Callable[..., Started]) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells a process that its parent has died")
+    up = start("up", "--pubsub", "stand-in")
+    for pid in until(lambda: len(found := up.descendants()) >= 4 and found):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"local_guard.py" in command:
+            os.kill(pid, signal.SIGKILL)
+    # the first that is missed ends the start
+    assert up.process.wait(15) == 1
+    until(lambda: not up.descendants(), 8)
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = local_gcp.main(["up", "--port-base", str(port), "--folder", str(tmp_path)])
+    assert code == 1
+    said = capsys.readouterr().err
+    assert said == f"Port {port} is not free for fake_store: give another --port-base, or none.\n"
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert local_gcp.main(["up", "--folder", str(tmp_path / "file" / "below")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be written" in said
+
+
+def test_data_without_carts_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("products", "users"):
+        shutil.copy(REPOSITORY / "local_data" / f"{name}.json", tmp_path)
+    assert local_gcp.main(["demo", "--data", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{tmp_path} has no carts.json: give another --data.\n"
+
+
+def test_a_missing_emulator_is_wrong_usage_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local_gcp, "CLOUD_SDK_FOLDERS", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert local_gcp.main(["up", "--pubsub", "emulator", "--folder", str(tmp_path)]) == 2
+    assert "Java" in capsys.readouterr().err
+
+
+def test_without_the_environment_it_names_the_command_that_makes_it() -> None:
+    # -S: no package that was installed is found
+    done = subprocess.run(
+        [sys.executable, "-S", "local_gcp.py", "demo"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"The package \S+ is missing: run 'make setup'.*\n", done.stderr)
+
+
+def test_an_old_python_is_one_sentence() -> None:
+    pretend = (
+        "import runpy, sys; sys.version_info = (3, 10); "
+        "runpy.run_path('local_gcp.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", pretend],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Python 3.11 or newer is needed")
+
+
+def test_each_run_has_a_folder_of_its_own_and_finds_it_empty(tmp_path: Path) -> None:
+    with own_folder(tmp_path, "demo") as first, own_folder(tmp_path, "demo") as second:
+        assert [first.name, second.name] == ["demo", "demo-2"]
+        (first / "old").write_text("of the first run")
+    with own_folder(tmp_path, "demo") as again:
+        assert (again.name, list(again.iterdir())) == ("demo", [])
+
+
+def test_status_says_that_nothing_runs_and_forgets_who_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "up").mkdir()
+    note = {"pid": 1, "servers": {"gcs": "http://127.0.0.1:1"}}
+    (tmp_path / "up" / "instance.json").write_text(json.dumps(note))
+    assert local_gcp.main(["status", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("No local Google Cloud runs here")

@@ -39,6 +39,8 @@ from settings import PROJECT_FOLDER
 SCHEMA_FOLDER = PROJECT_FOLDER / "terraform" / "schemas"
 MANIFEST_TABLE = "ingestion_runs"
 
+# the client holds a chunk of a large upload in memory; its own default is 100 MB
+UPLOAD_CHUNK_BYTES = 1 << 24
 # an upload is given a second more for each so many bytes
 UPLOAD_BYTES_PER_SECOND = 10_000_000
 # a load job of a gigabyte ends in about a minute, but may queue
@@ -243,7 +245,9 @@ def _create_once(
     bucket: Bucket, path: str, landing: Landing, raw_dir: Path, limits: Limits
 ) -> Blob:
     file = raw_dir / path
-    blob = bucket.blob(f"raw/{path}")
+    size = file.stat().st_size
+    chunk_bytes = UPLOAD_CHUNK_BYTES if size > UPLOAD_CHUNK_BYTES else None
+    blob = bucket.blob(f"raw/{path}", chunk_size=chunk_bytes)
     # the receipt travels with the object, so that any machine can finish the run
     blob.metadata = {"receipt": msgspec.json.encode(landing).decode()}
     with _reaching("Cloud Storage"):
@@ -253,7 +257,7 @@ def _create_once(
                 content_type="application/x-ndjson",
                 if_generation_match=0,
                 checksum="crc32c",
-                **limits.of_storage(file.stat().st_size),
+                **limits.of_storage(size),
             )
         except exceptions.PreconditionFailed:
             # an attempt whose answer was lost has created it

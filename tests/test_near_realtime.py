@@ -299,7 +299,7 @@ def test_a_damaged_outbox_stops_the_script_with_what_to_do(
     ended = run_stage(tmp_path, source.url, "--once", "--local-only")
     assert ended.code == 1
     assert "6 of 7 events" in ended.log
-    assert "Move it away" in ended.log
+    assert "takes a new snapshot of all carts" in ended.log
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from google.api_core.retry import Retry
 from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
 from google.cloud.storage import Blob, Bucket
+from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 
 from durable_files import failpoint
@@ -68,6 +69,8 @@ OUTAGES = (
     exceptions.RetryError,
     exceptions.ServerError,
     exceptions.TooManyRequests,
+    # the bytes that arrived are not those that were sent
+    DataCorruption,
 )
 
 
@@ -112,14 +115,13 @@ def find_uploaded(bucket: Bucket, entity: str, run_id: str, limits: Limits) -> L
             **limits.of_storage(),
         )
         for blob in blobs:
-            # an emulator may not know match_glob
-            if blob.name.endswith(ending):
-                receipt = (blob.metadata or {}).get("receipt")
-                if not receipt:
-                    raise Refused(
-                        f"gs://{bucket.name}/{blob.name} was not put there by this program"
-                    )
-                return msgspec.json.decode(receipt, type=Landing)
+            if not blob.name.endswith(ending):
+                continue  # an emulator may not know match_glob
+            receipt = (blob.metadata or {}).get("receipt")
+            landing = msgspec.json.decode(receipt, type=Landing) if receipt else None
+            if landing is None or landing.crc32c != blob.crc32c:
+                raise Refused(f"gs://{bucket.name}/{blob.name} is not what a run has landed")
+            return landing
     return None
 
 

@@ -191,7 +191,10 @@ def read_receipt(raw_dir: Path, run_id: str, entity: str) -> Landing | None:
 
 def waiting_landings(raw_dir: Path) -> list[Landing]:
     """Return what is still to go to Google Cloud, in the order in which it was read."""
-    receipts = map(_decode_receipt, (raw_dir / RUNS_FOLDER).glob("*/*.json"))
+    receipts: list[Landing] = []
+    for path in (raw_dir / RUNS_FOLDER).glob("*/*.json"):
+        with suppress(FileNotFoundError):  # its own process has just finished it
+            receipts.append(_decode_receipt(path))
     waiting = (landing for landing in receipts if landing.is_waiting)
     return sorted(waiting, key=lambda landing: (landing.ingested_at, landing.entity))
 

@@ -487,6 +487,19 @@ def test_an_object_that_is_there_already_counts_as_ours_only_with_our_checksum(
     assert (kept.generation, kept.crc32c) == (created.generation, landing.crc32c)
 
 
+def test_an_object_that_is_not_what_its_receipt_says_is_not_loaded(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    blob = place.gcp.storage.bucket(place.bucket_name).blob(
+        f"raw/users/date=2026-11-22/run_id={RUN_ID}/data.json"
+    )
+    blob.upload_from_string(b'{"_run_id":"somebody else"}')
+    assert place.run("--run-id", RUN_ID, "--entities", "users") == 1
+    assert "is not what a run has landed" in caplog.text
+    assert place.rows("users_raw") == []
+    assert len(place.objects()) == 1
+
+
 def test_a_local_file_that_was_changed_is_not_loaded(
     place: Place, proxies: dict[str, FaultProxy], caplog: pytest.LogCaptureFixture
 ) -> None:

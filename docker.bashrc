@@ -7,6 +7,10 @@ PS1='pipeline:\w\$ '  # the host's user has no name here
 key=/app/${GOOGLE_APPLICATION_CREDENTIALS:-credentials/gcp-key.json}
 if [[ -f $key ]]; then export GOOGLE_APPLICATION_CREDENTIALS=$key; fi
 
+# What .env says is what Terraform's variables of the same names say; a -var-file says otherwise.
+export TF_VAR_environment=dev TF_VAR_gcp_project_id=$GCP_PROJECT_ID TF_VAR_gcp_region=$GCP_REGION \
+    TF_VAR_bq_dataset=$BQ_DATASET TF_VAR_gcs_bucket_name=$GCS_BUCKET_NAME
+
 if [[ ${GCP_PROJECT_ID:-your-} == your-* ]]; then
     cat <<'NEXT'
 Next step: make demo
@@ -20,7 +24,7 @@ else
 Project $GCP_PROJECT_ID. Next steps, in this order:
   python start_apis_GCP.py
   terraform -chdir=terraform init
-  terraform -chdir=terraform apply -var-file=environments/dev.tfvars
+  terraform -chdir=terraform apply
   python batch_ingestion.py
   python near_realtime_ingestion_2.py --once
   cd ey_test_tech && dbt build

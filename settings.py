@@ -33,11 +33,13 @@ class ConfigurationError(Exception):
 def load_environment(env_file: Path = PROJECT_FOLDER / ".env") -> None:
     """Lay `.env` under the environment, and find the key file.
 
-    An empty variable counts as unset. A relative GOOGLE_APPLICATION_CREDENTIALS is relative
+    An empty variable counts as unset, and so does a placeholder: a container keeps the one that
+    stood in `.env` when it was started. A relative GOOGLE_APPLICATION_CREDENTIALS is relative
     to the project's folder, so that every script finds it from any working directory.
     """
     for name, value in dotenv_values(env_file).items():
-        if value and not os.environ.get(name):
+        current = os.environ.get(name)
+        if value and (not current or current.startswith(PLACEHOLDER_PREFIX)):
             os.environ[name] = value
     key_file = os.environ.pop("GOOGLE_APPLICATION_CREDENTIALS", "")
     if key_file:

@@ -29,6 +29,14 @@ def test_dotenv_lies_under_the_environment(env_file: Path, monkeypatch: pytest.M
     assert settings.os.environ["GCP_PROJECT_ID"] == "from-environment"
 
 
+def test_a_placeholder_in_the_environment_gives_way_to_an_edited_dotenv(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GCP_PROJECT_ID", "your-project-id")
+    settings.load_environment(env_file)
+    assert settings.os.environ["GCP_PROJECT_ID"] == "from-file"
+
+
 def test_an_empty_value_counts_as_unset(env_file: Path) -> None:
     settings.load_environment(env_file)
     assert "BQ_DATASET" not in settings.os.environ

@@ -346,3 +346,22 @@ def test_local_only_imports_no_google_library_and_starts_fast(
         seconds.append(float(spent))
     # CPU seconds, and the best of three: what the machine does besides is not measured
     assert min(seconds) < 0.5
+
+
+def test_the_common_path_calls_nothing_that_windows_lacks(
+    tmp_path: Path, source: CartsSource
+) -> None:
+    """What only POSIX has is taken away before the stage is imported."""
+    script = (
+        "import os, signal, sys;"
+        "[delattr(signal, name) for name in ('SIGKILL', 'SIGHUP', 'SIGUSR1', 'SIGALRM', 'alarm')];"
+        "[delattr(os, name) for name in ('fork', 'killpg', 'setsid', 'getuid', 'O_DIRECTORY')];"
+        "sys.modules.update(dict.fromkeys(('resource', 'pwd', 'grp', 'termios')));"
+        "import near_realtime_ingestion_2 as n; sys.exit(n.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, *stage_command(tmp_path, source.url)[2:]]
+    done = subprocess.run(
+        [*command, "--once", "--local-only"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(published(tmp_path)) == 7

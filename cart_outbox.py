@@ -34,6 +34,8 @@ from durable_files import append_lines, failpoint, read_lines, replace_file
 
 # events handed to the publisher at once, and the most that a kill can make it send twice
 ROUND_EVENTS = 5_000
+# an event may have 10 MB, and a round lies in memory
+ROUND_BYTES = 64_000_000
 
 
 class BatchHeader(msgspec.Struct, frozen=True):
@@ -192,7 +194,7 @@ class EventFolder:
         for batch in self.batches():
             documents = batch.documents()
             waiting = (line for line in documents if event_id_of(line) not in self._settled)
-            while events := list(islice(waiting, ROUND_EVENTS)):
+            for events in _rounds(waiting):
                 sending = send(events)
                 self._settle(sending)
                 delivery.add(sending)
@@ -212,11 +214,13 @@ class EventFolder:
             gone = _ids_since(self._published, path.stem, event_id_of)
             documents = (bytes(_decode_dead_letter(line).event) for line in letters)
             waiting = (line for line in documents if event_id_of(line) not in gone)
-            while not delivery.obstacle and (events := list(islice(waiting, ROUND_EVENTS))):
+            for events in _rounds(waiting):
                 sending = send(events)
                 self._append(self._published, sending.left)
                 gone.update(map(event_id_of, sending.left))
                 delivery.add(sending)
+                if sending.obstacle:
+                    break
             kept = [line for line in letters if _dead_letter_id(line) not in gone]
             if kept:
                 replace_file(path, _in_blocks(kept), "replay")
@@ -290,6 +294,20 @@ def _ids_since(folder: Path, day: str, id_of: Callable[[bytes], str]) -> set[str
             with suppress(msgspec.DecodeError):
                 ids.add(id_of(line))
     return ids
+
+
+def _rounds(events: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Cut events into lists of at most ROUND_EVENTS, and about ROUND_BYTES."""
+    cut: list[bytes] = []
+    size = 0
+    for event in events:
+        cut.append(event)
+        size += len(event)
+        if len(cut) == ROUND_EVENTS or size >= ROUND_BYTES:
+            yield cut
+            cut, size = [], 0
+    if cut:
+        yield cut
 
 
 def _on_one_line(record: bytes) -> msgspec.Raw | str:

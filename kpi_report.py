@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class Part:
     order_by: str
     columns: tuple[Column, ...]
     bars_by: str = ""  # a bar of `value` for each of these
-    lines_of: tuple[str, ...] = ()  # a line of each of these over the days in `order_by`
+    days_of: tuple[str, ...] = ()  # for each day in `order_by` a bar of these, stacked
 
 
 TOTALS = Part(
@@ -87,7 +88,7 @@ PARTS = (
             Column("units", "Units", "number"),
             Column("value", "Value", "money"),
         ),
-        lines_of=("value",),
+        days_of=("value",),
     ),
     Part(
         "kpi_categories",
@@ -146,7 +147,7 @@ PARTS = (
             Column("deleted_carts", "Deleted", "number"),
             Column("average_life_hours", "Average life, h", "number"),
         ),
-        lines_of=("created_carts", "modifications", "deleted_carts"),
+        days_of=("created_carts", "modifications", "deleted_carts"),
     ),
     Part(
         "pipeline_runs",
@@ -263,17 +264,28 @@ def chart(part: Part, rows: Sequence[Row]) -> dict[str, Any]:
             .properties(height={"step": 22})
         )
     else:
-        renamed = {titles[name]: f"datum.{name}" for name in part.lines_of}
+        # bars, as nothing is known between two days; in UTC, or a day would shift with the reader
+        renamed = {titles[name]: f"datum.{name}" for name in part.days_of}
         legend = alt.Legend(orient="top") if len(renamed) > 1 else None
         drawn = (
             drawn.transform_calculate(**renamed)
             .transform_fold(list(renamed), as_=["series", "amount"])
-            .mark_line(point=True)
+            .mark_bar(width=alt.RelativeBandSize(0.8))
             .encode(
-                alt.X(part.order_by, type="temporal", title=None, axis=alt.Axis(format="%Y-%m-%d")),
+                alt.X(
+                    part.order_by,
+                    type="temporal",
+                    timeUnit="utcyearmonthdate",
+                    title=None,
+                    axis=alt.Axis(format="%Y-%m-%d", labelOverlap=True),
+                ),
                 alt.Y("amount:Q", title=None),
                 alt.Color("series:N", title=None, legend=legend, sort=list(renamed)),
-                tooltip=[alt.Tooltip(part.order_by, type="temporal"), "series:N", "amount:Q"],
+                tooltip=[
+                    alt.Tooltip(part.order_by, type="temporal", timeUnit="utcyearmonthdate"),
+                    "series:N",
+                    "amount:Q",
+                ],
             )
             .properties(height=220)
         )
@@ -281,13 +293,20 @@ def chart(part: Part, rows: Sequence[Row]) -> dict[str, Any]:
     return specification
 
 
+@cache
+def vega_bundle() -> str:
+    """Return Vega-Embed and all it needs as one piece of JavaScript."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle
+
+
 def render(gold: Mapping[str, Sequence[Row]], now: datetime, **page: Any) -> str:
     """Return the page as HTML; every value from the data is escaped where it stands.
 
     `gold` has the rows of each table by its name; `page` has project_id, dataset_id and docs.
     """
-    import vl_convert
-
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -296,7 +315,7 @@ def render(gold: Mapping[str, Sequence[Row]], now: datetime, **page: Any) -> str
     charts = {
         part.name: chart(part, gold[part.name])
         for part in PARTS
-        if (part.bars_by or part.lines_of) and gold[part.name]
+        if (part.bars_by or part.days_of) and gold[part.name]
     }
     return template.render(
         totals=TOTALS,
@@ -306,7 +325,7 @@ def render(gold: Mapping[str, Sequence[Row]], now: datetime, **page: Any) -> str
         warnings=warnings_of(gold, now),
         # "<" may not stand in an inline script: "</script>" in a title would end it
         charts_json=json.dumps(charts).replace("<", "\\u003c"),
-        vega_bundle=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
+        vega_bundle=vega_bundle(),
         **page,
     )
 

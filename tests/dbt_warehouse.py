@@ -29,7 +29,7 @@ TIMEOUT_SECONDS = 60.0
 Row = dict[str, Any]
 
 
-class DbtFailed(AssertionError):
+class DbtError(AssertionError):
     """A dbt invocation did not succeed; the message lists the nodes and their errors."""
 
 
@@ -101,7 +101,7 @@ class Warehouse:
 
     def table(self, name: str) -> list[Row]:
         """Return all rows of `dataset.table`."""
-        return self.rows(f"select * from `{self.project_id}`.{name}")  # noqa: S608
+        return self.rows(f"select * from `{self.project_id}`.{name}")
 
     def tables(self, dataset: str) -> dict[str, list[Row]]:
         """Return all rows of all tables and views of a dataset."""
@@ -136,7 +136,7 @@ class Warehouse:
                 for result in getattr(outcome.result, "results", [])
                 if result.status in ("error", "fail", "runtime error")
             ]
-            raise DbtFailed("\n".join(problems) or str(outcome.exception))
+            raise DbtError("\n".join(problems) or str(outcome.exception))
         return statements
 
 

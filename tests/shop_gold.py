@@ -76,9 +76,11 @@ def dimension(shop: Shop, entity: str) -> list[Row]:
 
 def version_at(versions: list[Version], moment: dt.datetime) -> Version:
     """Return the version that held, or the first where history knows none."""
-    return [v for v in versions if v.valid_from <= moment][-1] if (
-        versions[0].valid_from <= moment
-    ) else versions[0]
+    return (
+        [v for v in versions if v.valid_from <= moment][-1]
+        if (versions[0].valid_from <= moment)
+        else versions[0]
+    )
 
 
 def fact_cart_items(shop: Shop) -> list[Row]:
@@ -208,9 +210,7 @@ def kpi_categories(shop: Shop, lines: list[Row]) -> list[Row]:
         for number, versions in shop.versions["products"].items()
         for version in versions
     }
-    named = [
-        line | {"category": categories.get(line["product_key"], "unknown")} for line in lines
-    ]
+    named = [line | {"category": categories.get(line["product_key"], "unknown")} for line in lines]
     return [
         {"category": name} | totals(share) for name, share in grouped(named, "category").items()
     ]
@@ -221,7 +221,9 @@ def kpi_users(shop: Shop, lines: list[Row]) -> list[Row]:
     shares = grouped(lines, "user_id")
     rows = []
     for number in shop.versions["users"].keys() | shares.keys():
-        version = shop.versions["users"].get(number, [Version({"city": "unknown"}, False, EPOCH)])[-1]
+        version = shop.versions["users"].get(number, [Version({"city": "unknown"}, False, EPOCH)])[
+            -1
+        ]
         figures = totals(shares.get(number, []))
         del figures["cart_lines"]
         rows.append(

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from typing import Any
 
 DAYS = 30
@@ -63,9 +62,7 @@ class Shop:
     versions: dict[str, dict[int, list[Version]]] = field(
         default_factory=lambda: {"products": {}, "users": {}}
     )
-    lifecycle: dict[dt.date, Counter[str]] = field(
-        default_factory=lambda: defaultdict(Counter)
-    )
+    lifecycle: dict[dt.date, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     life_lengths: dict[dt.date, list[float]] = field(default_factory=lambda: defaultdict(list))
     health: dict[dt.date, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     lags: dict[dt.date, list[dt.timedelta]] = field(default_factory=lambda: defaultdict(list))
@@ -262,7 +259,9 @@ class Shop:
                 continue
             kind = "created" if before is None else "deleted" if after is None else "modified"
             day = self.lifecycle[at.date()]
-            day[{"created": "created_carts", "deleted": "deleted_carts"}.get(kind, "modifications")] += 1
+            day[
+                {"created": "created_carts", "deleted": "deleted_carts"}.get(kind, "modifications")
+            ] += 1
             if kind == "created":
                 self.births[cart_id] = at
             if kind == "deleted" and (born := self.births.pop(cart_id)) is not None:

@@ -92,9 +92,7 @@ def test_bigquery_compiles_all_that_a_first_run_sends(
     made = [relation_made_by(bare(statement)) for statement in history.first_sql]
     names = {relation.name.split(".", 1)[1] for relation in made if relation}
     expected = {
-        f"{dataset}.{table}"
-        for dataset, tables in history.first_tables.items()
-        for table in tables
+        f"{dataset}.{table}" for dataset, tables in history.first_tables.items() for table in tables
     }
     assert names == expected
 
@@ -102,10 +100,11 @@ def test_bigquery_compiles_all_that_a_first_run_sends(
 def test_bigquery_compiles_all_that_an_incremental_build_and_its_tests_send(
     history: History, analyser: GoogleSql
 ) -> None:
-    statements = history.incremental_sql
+    statements = list(map(bare, history.incremental_sql))
     assert sum("merge into" in statement for statement in statements) == 6
     assert sum("dbt_internal_test" in statement for statement in statements) > 60
-    assert refusals(analyser, statements) == []
+    known = set(map(bare, history.first_sql))
+    assert refusals(analyser, [s for s in statements if s not in known]) == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def rows_as_query(rows: list[Row], columns: list[Column]) -> str:
     ]
     # the evaluator takes no array over one megabyte
     return " union all ".join(
-        f"select * from unnest([{', '.join(structs[n : n + 200])}])"  # noqa: S608
+        f"select * from unnest([{', '.join(structs[n : n + 200])}])"
         for n in range(0, len(structs), 200)
     )
 
@@ -160,6 +159,7 @@ def normal(value: Any) -> str:
     return str(value.normalize() + 0) if hasattr(value, "normalize") else str(value)
 
 
+@pytest.mark.slow
 def test_google_s_evaluator_computes_what_the_emulator_computed(history: History) -> None:
     project = history.warehouse.project_id
     google = analyser_with_bronze(project)
@@ -176,7 +176,7 @@ def test_google_s_evaluator_computes_what_the_emulator_computed(history: History
         google.fill(relation.name, relation.query)
         _, dataset, table = relation.name.split(".")
         expected = history.first_tables[dataset][table]
-        computed = google.query(f"select * from `{relation.name.replace('.', '`.`')}`")  # noqa: S608
+        computed = google.query(f"select * from `{relation.name.replace('.', '`.`')}`")
         assert sorted([normal(value) for value in row] for row in computed) == sorted(
             [normal(row[column.name]) for column in columns] for row in expected
         ), relation.name
@@ -208,7 +208,9 @@ def test_an_incremental_run_filters_every_large_table_by_literals(history: Histo
             continue
         for table, column in large.items():
             for reading in re.finditer(
-                rf"from `[\w-]+`\.`{table}`(?: as \w+)?(?P<rest>.*?)(\n\)|$)", relation.query, re.DOTALL
+                rf"from `[\w-]+`\.`{table}`(?: as \w+)?(?P<rest>.*?)(\n\)|$)",
+                relation.query,
+                re.DOTALL,
             ):
                 assert re.search(
                     rf"where\s+(\w+\.)?{column} (between date|>= (date|timestamp)) '\d{{4}}-",
@@ -223,7 +225,9 @@ def test_a_merge_deletes_by_literal_partitions_and_matches_nothing(history: Hist
     merges = [s for s in map(bare, history.incremental_sql) if "merge into" in s]
     for merge in merges:
         assert re.search(r"on FALSE\s", merge)
-        predicate = re.search(r"when not matched by source\s+and (.*?)\s+then delete", merge, re.DOTALL)
+        predicate = re.search(
+            r"when not matched by source\s+and (.*?)\s+then delete", merge, re.DOTALL
+        )
         assert predicate is not None
         assert re.fullmatch(
             r"DBT_INTERNAL_DEST\.\w+ between date '\d{4}-\d\d-\d\d' and date '\d{4}-\d\d-\d\d'",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dbt_fixtures import History
 
 pytest_plugins = ["dbt_fixtures"]
-# the first test waits for seven dbt runs
+# the first test waits for five dbt runs
 pytestmark = pytest.mark.timeout(600)
 
 GOLD_TABLES = (
@@ -54,7 +54,9 @@ def test_the_history_has_all_that_can_go_wrong(history: History) -> None:
     assert any(row["life_number"] > 1 for row in lives)
     generations = history.tables["silver_data"]["stg_cart_generations"]
     assert {row["is_complete"] for row in generations} == {True, False}
-    assert any(row["product_key"] == "unknown" for row in history.tables["gold_data"]["fact_cart_items"])
+    assert any(
+        row["product_key"] == "unknown" for row in history.tables["gold_data"]["fact_cart_items"]
+    )
 
 
 @pytest.mark.parametrize("dataset", ["silver_data", "gold_data"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dbt_warehouse import DBT_PROJECT, REPOSITORY, SCHEMAS, Warehouse
+import shop_gold
+from dbt_warehouse import DBT_PROJECT, REPOSITORY, SCHEMAS, Warehouse, comparable, today
+from shop_history import thirty_days
 
 if TYPE_CHECKING:
     from dbt_fixtures import History
@@ -112,18 +115,13 @@ def test_the_report_names_all_that_it_reads(manifest: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_guide_s_commands_work_from_the_project_s_folder(
+def test_the_guide_s_commands_work_from_the_project_s_folder_on_an_empty_bronze(
     make_warehouse: Callable[[str], Warehouse], tmp_path: Path
 ) -> None:
     warehouse = make_warehouse("guide-project")
     dbt = str(Path(sys.executable).with_name("dbt"))
     environment = os.environ | warehouse.environment | {"DBT_TARGET_PATH": str(tmp_path)}
-    for command in (
-        ["deps"],
-        ["build"],
-        ["test"],
-        ["docs", "generate", "--empty-catalog"],
-    ):
+    for command in (["deps"], ["build"], ["test"], ["docs", "generate", "--empty-catalog"]):
         finished = subprocess.run(
             [dbt, *command],
             cwd=DBT_PROJECT,
@@ -135,3 +133,19 @@ def test_the_guide_s_commands_work_from_the_project_s_folder(
         )
         assert finished.returncode == 0, finished.stdout
     assert (tmp_path / "index.html").is_file()
+    assert warehouse.table("gold_data.fact_cart_items") == []
+    assert [row["user_key"] for row in warehouse.table("gold_data.dim_users")] == ["unknown"]
+    assert len(warehouse.table("gold_data.dim_dates")) == 366
+
+
+@pytest.mark.slow
+def test_an_empty_warehouse_fills_up(make_warehouse: Callable[[str], Warehouse]) -> None:
+    """What an incremental model read while it was empty must not hide what comes later."""
+    warehouse = make_warehouse("filling-project")
+    warehouse.dbt("run")
+    shop = thirty_days(today() - dt.timedelta(days=3))
+    warehouse.load_all((delivery.table, delivery.row) for delivery in shop.bronze)
+    warehouse.dbt("build")
+    figures = shop_gold.gold(shop)
+    for table, rows in warehouse.tables("gold_data").items():
+        assert comparable(rows) == comparable(figures[table]), table

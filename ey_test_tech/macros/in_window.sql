@@ -2,7 +2,7 @@
 {% macro in_window(column, window, type='date') -%}
     {%- if type == 'timestamp' -%}
     {{ column }} >= timestamp '{{ window.start }}'
-    and {{ column }} < timestamp '{{ shift_date(window.end, 1) }}'
+    and {{ column }} < timestamp '{{ days_before(window.end, -1) }}'
     {%- else -%}
     {{ column }} between date '{{ window.start }}' and date '{{ window.end }}'
     {%- endif -%}

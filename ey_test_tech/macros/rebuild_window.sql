@@ -13,7 +13,7 @@
         {{ return({'start': '0001-01-01', 'end': today}) }}
     {% endif %}
     {% set newest_day = 'select max(' ~ date_column ~ ') from ' ~ this %}
-    {% set recent = shift_date(today, -35) %}
+    {% set recent = days_before(today, 35) %}
     {% set is_recent = date_column ~ " >= date '" ~ recent ~ "'" %}
     {% set newest = run_query(newest_day ~ ' where ' ~ is_recent)[0][0]
         or run_query(newest_day ~ ' where not ' ~ is_recent)[0][0] %}
@@ -21,7 +21,7 @@
         {{ return({'start': '0001-01-01', 'end': today}) }}
     {% endif %}
     {{ return({
-        'start': shift_date(newest | string, -var('look_back_days')),
+        'start': days_before(newest | string, var('look_back_days')),
         'end': [today, newest | string] | max,
     }) }}
 {% endmacro %}

@@ -1,6 +1,6 @@
 {{ config(partition_by={'field': 'published_date', 'data_type': 'date'}, cluster_by=['cart_id']) }}
 {%- set window = rebuild_window('published_date') %}
-{%- set first_known_day = shift_date(window.start, -var('duplicate_days')) %}
+{%- set first_known_day = days_before(window.start, var('duplicate_days')) %}
 
 with
 

@@ -35,5 +35,8 @@ known_and_new as (
 
 select
     *,
-    coalesce((select max(published_date) from new_events), date '{{ window.start }}') as read_until
+    coalesce(
+        (select max(published_date) from new_events),
+        date '{{ window.start }}'
+    ) as read_until
 from known_and_new

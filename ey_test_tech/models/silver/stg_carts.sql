@@ -86,7 +86,10 @@ select
         latest_events.event_at,
         superseded.superseded_at
     ) as deleted_at,
-    coalesce((select max(published_date) from new_events), date '{{ window.start }}') as read_until
+    coalesce(
+        (select max(published_date) from new_events),
+        date '{{ window.start }}'
+    ) as read_until
 from latest_events
 left join superseded
     on latest_events.cart_id = superseded.cart_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import responses
 import yaml
 
 import kpi_report
@@ -151,6 +153,40 @@ def test_a_placeholder_project_is_a_configuration_error(
     monkeypatch.setenv("GCP_PROJECT_ID", "your-project-id")
     assert kpi_report.main([]) == 2
     assert "edit GCP_PROJECT_ID in .env" in capsys.readouterr().err
+
+
+def bigquery_error(status: int, reason: str) -> dict[str, Any]:
+    """Return an error as BigQuery words it."""
+    error = {"message": f"{reason}: gold", "domain": "global", "reason": reason}
+    return {"error": {"code": status, "message": error["message"], "errors": [error]}}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "sentence"),
+    [
+        (404, "notFound", "kpi_totals does not exist: check --project-id, then run dbt build"),
+        (403, "accessDenied", "No permission to read some-project.gold_data.kpi_totals: grant"),
+        (503, "backendError", "BigQuery did not give some-project.gold_data.kpi_totals"),
+    ],
+)
+@responses.activate
+def test_what_bigquery_refuses_is_one_sentence_and_exit_1(
+    status: int,
+    reason: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://bigquery.test")
+    monkeypatch.setattr(kpi_report, "QUERY_TIMEOUT_SECONDS", 0.5)
+    url = re.compile(r"http://bigquery\.test/.*")
+    responses.post(url, json=bigquery_error(status, reason), status=status)
+    page = tmp_path / "index.html"
+    assert kpi_report.main(["--project-id", "some-project", "--output", str(page)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert sentence in line
+    assert not page.exists()
 
 
 @pytest.fixture(scope="module")

@@ -203,6 +203,8 @@ def transform(demo: Demo) -> None:
             "dbt",
             *("-m", "dbt.cli.main", "build"),
             *("--project-dir", "ey_test_tech", "--profiles-dir", "ey_test_tech"),
+            # bqemulator answers one at a time; meanwhile dbt prepares another
+            *("--threads", "2"),
         )
         printed = demo.finish("dbt", dbt, lambda text: step.show_progress(how_far(text)))
         step.result = how_far(printed)

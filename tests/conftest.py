@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from local_gcp_process import Started
 
 from local_fake_store import FakeStore, running_fake_store
 from local_gcp import LocalGcp
@@ -30,3 +32,19 @@ def _environment_of_gcp(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     if "gcp" in request.fixturenames:
         for name, value in request.getfixturevalue("gcp").environment.items():
             monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Start local_gcp.py with arguments and environment."""
+    if not Path("/proc").is_dir():
+        pytest.skip("/proc is missing: descendants cannot be found on this system")
+    all_started: list[Started] = []
+
+    def launch(*arguments: str, **environment: str) -> Started:
+        all_started.append(Started(tmp_path, *arguments, **environment))
+        return all_started[-1]
+
+    yield launch
+    for one in all_started:
+        one.close()

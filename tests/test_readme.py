@@ -1,0 +1,111 @@
+"""The README says what is so: flags, targets, links, dependencies and error texts are compared."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = [
+    "batch_ingestion",
+    "near_realtime_ingestion_2",
+    "start_apis_GCP",
+    "local_gcp",
+    "kpi_report",
+]
+PROSE = [ROOT / "README.md", *ROOT.glob("*/README.md")]
+
+
+def section(heading: str) -> str:
+    """Return the README's text under a heading, up to the next heading."""
+    found = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#{{1,3}} |\Z)", README, re.M | re.S)
+    assert found, f"the README has no section '{heading}'"
+    return found[2]
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Return every long flag of a parser and of its subcommands, --help apart."""
+    flags = set()
+    for action in parser._actions:
+        flags |= {option for option in action.option_strings if option.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                flags |= flags_of(subparser)
+    return flags - {"--help"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_of_a_script_is_in_its_table_and_no_other(
+    script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GCP_PROJECT_ID", "some-project")
+    parser = importlib.import_module(script).build_parser()
+    documented = set(re.findall(r"^\| `(--[a-z-]+)", section(f"`{script}.py`"), re.M))
+    assert documented == flags_of(parser)
+
+
+def test_flags_in_the_commands_shown_exist() -> None:
+    for script in SCRIPTS:
+        parser = importlib.import_module(script).build_parser()
+        for command in re.findall(rf"^.*{script}\.py[^|`\n]*(?:\\\n[^\n]*)*", README, re.M):
+            assert set(re.findall(r"--[a-z][a-z-]+", command)) - {"--help"} <= flags_of(parser)
+
+
+def test_every_make_target_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", README, re.M))
+    assert named, "the README names no make target"
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_resolves(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), f"{target} leads nowhere"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{target} names no heading of {linked.name}"
+
+
+def test_every_direct_dependency_is_pinned_and_explained() -> None:
+    pins = []
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        lines = (ROOT / name).read_text().splitlines()
+        pins += [line for line in lines if line and not line.startswith(("#", "-r"))]
+    assert all(re.fullmatch(r"[A-Za-z0-9._\[\]-]+==[\w.]+", pin) for pin in pins)
+    explained = set(re.findall(r"`([\w.-]+)`", section("Dependencies")))
+    assert {pin.split("==")[0] for pin in pins} <= explained
+
+
+def printed_texts() -> str:
+    """Return every string that the project's programs can print; a value inside one reads `…`."""
+    texts = []
+    for path in [*ROOT.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values]
+                texts.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%[sdr]|%\.\d+f", "…", node.value))
+    for name in ("Makefile", "Start-project.bat", "terraform/variables.tf"):
+        texts.append((ROOT / name).read_text(encoding="utf-8"))
+    return "\n".join(texts)
+
+
+def test_every_error_text_in_troubleshooting_is_one_that_a_program_prints() -> None:
+    rows = re.findall(r"^\| `([^`]+)`", section("Troubleshooting"), re.M)
+    assert len(rows) >= 10
+    printed = printed_texts()
+    assert [text for text in rows if text not in printed] == []

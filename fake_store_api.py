@@ -122,9 +122,6 @@ class Window:
     bad: list[BadRecord]
 
 
-# the list contract, in the order in which an answer passes through it
-
-
 def split_records(blocks: Iterable[bytes]) -> Iterator[list[msgspec.Raw]]:
     """Cut one JSON array, in blocks of any size, into lists of its elements' unchanged bytes.
 
@@ -390,9 +387,6 @@ def _value_end(text: bytes, position: int) -> int:
             return match.start()
         depth += (token in b"{[") - (token in b"}]")
     raise ValueError("not valid JSON")
-
-
-# asking the source
 
 
 @dataclass(frozen=True)

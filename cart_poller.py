@@ -307,6 +307,8 @@ class Poller:
             cart_count=len(index) - len(dropped) + len(lines),
             tombstones=tuple(tombstones.values()),
         )
+        if self._file_identity() != self._file_seen:
+            raise StateError(f"{self.state_file} was touched during the poll: run again.")
         save_state(self.state_file, header, dropped, lines.values())
         self._header = header
         self._last_good_poll = header.observed_at

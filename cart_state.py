@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from binascii import hexlify, unhexlify
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -120,23 +121,22 @@ def load_header(path: Path) -> StateHeader | None:
 
 
 def read_index(path: Path) -> dict[bytes, int]:
-    """Return raw hash → cart id of every cart in the state."""
+    """Return raw hash → cart id of every cart in the state, in the order of its lines."""
     start = _LINE_START
     return {
         unhexlify(line[_RAW]): int(line[start : line.index(b",", start)])
-        for lines in _cart_lines(path)
-        for line in lines
+        for block in _line_blocks(path)
+        for line in block.split(_SEPARATOR)
+        if line
     }
 
 
-def read_carts(path: Path, raw_hashes: Collection[bytes]) -> dict[int, KnownCart]:
-    """Return the carts with these raw hashes, by id."""
-    wanted = {hexlify(raw) for raw in raw_hashes}
+def read_carts(path: Path, raw_hashes: Iterable[bytes]) -> dict[int, KnownCart]:
+    """Return the carts with these raw hashes, given in the order of the index, by id."""
     found = (
-        msgspec.json.decode(line, type=KnownCart)
-        for lines in (_cart_lines(path) if wanted else ())
-        for line in lines
-        if line[_RAW] in wanted
+        msgspec.json.decode(block[start:end], type=KnownCart)
+        for block, places in _located(path, raw_hashes)
+        for start, end in places
     )
     return {known.cart.id: known for known in found}
 
@@ -146,61 +146,83 @@ def save_state(
 ) -> None:
     """Replace the state: the old lines but those with a raw hash in `dropped`, then `added`.
 
-    CorruptStateError, and the old state stays, where that does not make `header.cart_count`.
+    The raw hashes are given in the order of the index. Where one is not in the file,
+    CorruptStateError is raised, and the old state stays.
     """
-    replace_file(
-        path, _state_blocks(path, header, {hexlify(raw) for raw in dropped}, added), "state"
-    )
+    replace_file(path, _state_blocks(path, header, dropped, added), "state")
 
 
 def _state_blocks(
-    path: Path, header: StateHeader, dropped: set[bytes], added: Iterable[bytes]
+    path: Path, header: StateHeader, dropped: Collection[bytes], added: Iterable[bytes]
 ) -> Iterator[bytes]:
     checksum = xxh3_128()
     block = msgspec.json.encode(header).removesuffix(b"}") + _CARTS
     checksum.update(block)
     yield block
-    first, count = True, 0
-    for lines in _kept_and_added(path, dropped, added):
-        count += len(lines)
-        block = (b"" if first else _SEPARATOR) + _SEPARATOR.join(lines)
-        first = False
+    separator = b""
+    for lines in chain(_kept(path, dropped), _joined(added)):
+        block = separator + lines
+        separator = _SEPARATOR
         checksum.update(block)
         yield block
-    if count != header.cart_count:
-        raise CorruptStateError(f"it has changed meanwhile: {count} carts, not {header.cart_count}")
     yield _tail(checksum.hexdigest())
 
 
-def _kept_and_added(
-    path: Path, dropped: set[bytes], added: Iterable[bytes]
-) -> Iterator[list[bytes]]:
-    for lines in _cart_lines(path):
-        if kept := [line for line in lines if line[_RAW] not in dropped]:
-            yield kept
-    new: list[bytes] = []
-    for line in added:
-        new.append(line)
-        if len(new) == 1000:
-            yield new
-            new = []
-    if new:
-        yield new
+def _kept(path: Path, dropped: Collection[bytes]) -> Iterator[bytes]:
+    """Yield the lines that stay, in blocks, as bytes and without a separator at the end."""
+    found = 0
+    for block, places in _located(path, dropped):
+        found += len(places)
+        starts = [0, *(end + len(_SEPARATOR) for _, end in places)]
+        ends = [*(start for start, _ in places), len(block)]
+        kept = b"".join(block[start:end] for start, end in zip(starts, ends, strict=True))
+        if kept:
+            yield kept.removesuffix(_SEPARATOR)
+    if found != len(dropped):
+        raise CorruptStateError(f"{len(dropped) - found} of its carts have gone meanwhile")
 
 
-def _cart_lines(path: Path) -> Iterator[list[bytes]]:
-    """Yield the lines of the carts, some thousands at a time; none where there is no file."""
+def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
+    source = iter(lines)
+    while some := list(islice(source, 1000)):
+        yield _SEPARATOR.join(some)
+
+
+def _located(
+    path: Path, raw_hashes: Iterable[bytes]
+) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
+    """Yield the blocks of lines, each with where in it the lines of `raw_hashes` lie.
+
+    They are in the order of the file, so each is looked for from where the last one ended, and
+    all lines between two of them are passed over in one search.
+    """
+    waiting = (b'{"raw":"' + hexlify(raw) for raw in raw_hashes)
+    wanted = next(waiting, None)
+    for block in _line_blocks(path):
+        places = []
+        end = 0
+        while wanted and (start := block.find(wanted, end)) >= 0:
+            end = block.index(_SEPARATOR, start)
+            places.append((start, end))
+            wanted = next(waiting, None)
+        yield block, places
+
+
+def _line_blocks(path: Path) -> Iterator[bytes]:
+    """Yield the lines of the carts in large blocks; a separator ends each line, the last too."""
     if not path.exists():
         return
     with path.open("rb") as file:
         head, carts_end = _read_head(file)
         pending = b""
         for block in _blocks(file, carts_end - len(head)):
-            lines = (pending + block).split(_SEPARATOR)
-            pending = lines.pop()
-            yield lines
+            pending += block
+            whole = pending.rfind(_SEPARATOR) + len(_SEPARATOR)
+            if whole >= len(_SEPARATOR):
+                yield pending[:whole]
+                pending = pending[whole:]
         if pending:
-            yield [pending]
+            yield pending + _SEPARATOR
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, int]:

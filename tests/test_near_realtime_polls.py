@@ -453,7 +453,7 @@ def test_a_state_that_goes_or_is_replaced_in_the_middle_of_a_poll_is_not_written
         return answer
 
     world.poller.hear = hear_and_replace  # type: ignore[method-assign]
-    with pytest.raises(CorruptStateError, match="changed meanwhile"):
+    with pytest.raises(StateError, match="touched during the poll"):
         world.poll(cart(1, 2), cart(2), cart(3))
     assert world.state_file.read_bytes() == old
 

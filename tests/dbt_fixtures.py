@@ -19,8 +19,8 @@ Tables = dict[str, dict[str, list[Row]]]
 class History:
     """Thirty days of a shop, taken in three slices, and what dbt made of them.
 
-    Each `*_sql` holds the statements that dbt sent in that run, each other attribute the rows of
-    silver and gold after it.
+    `first_sql` and `incremental_sql` hold the statements that dbt sent in those runs, `tests_sql`
+    the compiled data tests by name, every other attribute rows by table.
     """
 
     shop: Shop
@@ -29,6 +29,7 @@ class History:
     first_sql: list[str] = field(default_factory=list)
     first_tables: Tables = field(default_factory=dict)
     incremental_sql: list[str] = field(default_factory=list)
+    tests_sql: dict[str, str] = field(default_factory=dict)
     tables: Tables = field(default_factory=dict)
     tables_after_another_run: Tables = field(default_factory=dict)
     tables_after_full_refresh: Tables = field(default_factory=dict)
@@ -75,8 +76,9 @@ def history(make_warehouse: Callable[[str], Warehouse]) -> History:
     load(12, 20)
     warehouse.dbt("run", "--selector", "silver")
     load(20, 60)
-    made.incremental_sql = warehouse.dbt("build")
+    made.incremental_sql = warehouse.dbt("run")
     made.tables = snapshot()
+    made.tests_sql = warehouse.compiled_tests()
     warehouse.dbt("run")
     made.tables_after_another_run = snapshot()
     warehouse.dbt("run", "--full-refresh")

@@ -108,6 +108,13 @@ class Warehouse:
         names = sorted(table.table_id for table in self.client.list_tables(dataset))
         return {name: self.table(f"{dataset}.{name}") for name in names}
 
+    def compiled_tests(self) -> dict[str, str]:
+        """Return the SQL of every data test by its name, compiled and not run."""
+        self.dbt("compile", "--select", "test_type:data")
+        manifest = json.loads((self.folder / "manifest.json").read_text())
+        tests = [n for n in manifest["nodes"].values() if n["resource_type"] == "test"]
+        return {test["name"]: Path(test["compiled_path"]).read_text() for test in tests}
+
     def dbt(self, *arguments: str) -> list[str]:
         """Run dbt on this project; return the SQL statements it sent, in their order."""
         statements: list[str] = []

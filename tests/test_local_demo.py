@@ -15,6 +15,8 @@ from local_demo import change_carts, how_far
 from local_fake_store import FakeStore
 
 REAL_ANSWERS = REPOSITORY.parent / "shared" / "fakestore"
+# what runs without the demo leave in the project
+USER_FOLDERS = ("state", "events", "raw", "report", "ey_test_tech/target", "ey_test_tech/logs")
 
 
 def files_below(*folders: str) -> dict[Path, int]:
@@ -54,7 +56,7 @@ def test_the_demo_ends_with_gold_and_touches_nothing_else(
 ) -> None:
     if not data_folder.is_dir():
         pytest.skip("../shared/fakestore is missing: the real answers are not at hand")
-    before = files_below("state", "events", "raw", "report", "ey_test_tech")
+    before = files_below(*USER_FOLDERS)
     demo = start("demo", "--data", str(data_folder))
     demo.process.wait(550)
     said = demo.out.read_text(encoding="utf-8")
@@ -66,7 +68,7 @@ def test_the_demo_ends_with_gold_and_touches_nothing_else(
         assert f"{table:<15} {rows:>5}" in said
     root = tmp_path / "gcp" / "demo"
     assert (root / "report" / "index.html").is_file()
-    assert files_below("state", "events", "raw", "report", "ey_test_tech") == before
+    assert files_below(*USER_FOLDERS) == before
     written = [file.read_bytes() for file in root.rglob("*") if file.is_file()]
     for password in passwords(data_folder):
         assert not any(password in content for content in written)

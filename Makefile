@@ -62,5 +62,5 @@ bench: setup-dev  ## measure against the marks; takes a while
 	$(BIN)/python bench_near_realtime.py
 	$(BIN)/python bench_dbt.py
 
-clean:  ## remove the environment and what runs left behind, but no state and no key
-	rm -rf $(VENV) .local_gcp raw report ey_test_tech/target ey_test_tech/logs
+clean:  ## remove the environment, caches and the demo; no state, event, raw file or key
+	rm -rf $(VENV) .local_gcp report ey_test_tech/target ey_test_tech/logs

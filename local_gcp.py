@@ -22,6 +22,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - it is what this says to who has 
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import shlex
@@ -443,15 +444,17 @@ def own_folder(parent: Path, name: str) -> Iterator[Path]:
     from durable_files import AnotherWriterError, single_writer
 
     with ExitStack() as stack:
-        for number in range(1, 100):
-            root = parent / (name if number == 1 else f"{name}-{number}")
-            try:
-                stack.enter_context(single_writer(root))
-                break
-            except AnotherWriterError:
-                continue
-        shutil.rmtree(root, ignore_errors=True)
-        root.mkdir(parents=True)
+        try:
+            for number in itertools.count(1):
+                root = parent / (name if number == 1 else f"{name}-{number}")
+                with suppress(AnotherWriterError):
+                    stack.enter_context(single_writer(root))
+                    break
+            if root.exists():
+                shutil.rmtree(root)
+            root.mkdir()
+        except OSError as error:
+            raise LocalGcpError(f"{parent} cannot be written: {error}.") from error
         yield root
 
 
@@ -461,15 +464,22 @@ def write_instance(gcp: LocalGcp) -> None:
     (gcp.root / "instance.json").write_text(json.dumps(note, indent=2), encoding="utf-8")
 
 
-def raise_on_signals() -> None:
-    """Turn SIGINT and SIGTERM (and Ctrl-Break on Windows) into Interrupted."""
+@contextmanager
+def signals_raised() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM (and Ctrl-Break on Windows) into Interrupted, for the while."""
 
     def interrupt(number: int, _frame: object) -> NoReturn:
         raise Interrupted(number)
 
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), interrupt)
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+    former = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    try:
+        for number in former:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def up(args: argparse.Namespace) -> int:
@@ -589,18 +599,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = build_parser().parse_args(argv)
-    raise_on_signals()
     try:
-        if args.run is not status:
-            check_machine(args)
-        code: int = args.run(args)
-        return code
+        with signals_raised():
+            if args.run is not status:
+                check_machine(args)
+            code: int = args.run(args)
+            return code
     except LocalGcpError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:
-        print(f"{args.folder} cannot be written: {error}.", file=sys.stderr)
-        return 1
     except Interrupted as interrupted:
         print("Stopped; every server has ended.", file=sys.stderr)
         return interrupted.exit_code

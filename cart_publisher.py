@@ -45,6 +45,7 @@ TOPIC_ID = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 # after an outage gRPC would wait up to two minutes before it connects again, and it would not
 # notice a connection that leads nowhere
 _CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 3_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),

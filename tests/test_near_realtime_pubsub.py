@@ -30,6 +30,8 @@ from cart_publisher import PubSubPublisher
 from local_gcp import LocalGcp
 
 FLAGS = ("--project-id", "local-project", "--publish-timeout", "1")
+# runs in this process share gRPC's idea of when to connect again
+PATIENT = ("--publish-timeout", "15")
 Code = grpc.StatusCode
 
 
@@ -179,7 +181,7 @@ def test_what_happened_while_pubsub_was_down_arrives_in_order_when_it_is_back(
         assert "near_realtime_ingestion_2.py --once" in ended.log
     assert ended.summary["waiting"] == 2
     pubsub.start()
-    ended = once(tmp_path, source, pubsub)
+    ended = once(tmp_path, source, pubsub, *PATIENT)
     assert (ended.code, ended.summary["published"], ended.summary["waiting"]) == (0, 2, 0)
     check_guarantees(pubsub.documents, source)
 
@@ -241,7 +243,7 @@ def test_a_pubsub_that_dies_in_the_middle_gets_the_rest_when_it_is_back_empty(
     pubsub.stop()
     pubsub.messages, pubsub.judge = [], lambda message: None
     pubsub.start()
-    assert once(tmp_path, source, pubsub).code == 0
+    assert once(tmp_path, source, pubsub, *PATIENT).code == 0
     assert len({*before, *pubsub.documents}) == len(before) + len(pubsub.documents) == 197
     check_guarantees(before + pubsub.documents, source)
 
@@ -314,11 +316,11 @@ def test_an_emulator_that_was_killed_and_comes_back_empty_gets_what_it_had_not_a
     source.put(1, (6, 6))
     assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 3
     gcp.start("pubsub")
-    missing = run_here(tmp_path, source.url, *flags, env=gcp.environment)
+    missing = run_here(tmp_path, source.url, *flags, *PATIENT, env=gcp.environment)
     assert (missing.code, missing.summary["waiting"]) == (1, 2)
     assert "gcloud pubsub topics create killed" in missing.log
     gcp.make_topic("killed")
-    ended = run_here(tmp_path, source.url, *flags, env=gcp.environment)
+    ended = run_here(tmp_path, source.url, *flags, *PATIENT, env=gcp.environment)
     assert (ended.code, ended.summary["published"]) == (0, 2)
     after = pulled(gcp, "killed", 2)
     check_guarantees([message.data for message in before + after], source)

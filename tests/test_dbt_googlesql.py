@@ -38,6 +38,14 @@ def bare(statement: str) -> str:
     return re.sub(r"^\s*/\*.*?\*/", "", statement, flags=re.DOTALL).strip()
 
 
+def parts(statement: str) -> list[str]:
+    """Return the statements of a transaction, or the one statement."""
+    if not statement.startswith("begin transaction"):
+        return [statement]
+    inside = [part.strip() for part in statement.split(";\n")]
+    return [part for part in inside if part.split()[0] in ("delete", "insert")]
+
+
 def relation_made_by(statement: str) -> Relation | None:
     """Return what a CREATE statement makes, None for another."""
     head = CREATED.match(statement)
@@ -67,7 +75,7 @@ def analyser_with_bronze(project_id: str) -> GoogleSql:
 def refusals(analyser: GoogleSql, statements: list[str]) -> list[str]:
     """Analyse statements in order; return what is refused. What they make joins the catalog."""
     refused = []
-    for statement in dict.fromkeys(map(bare, statements)):
+    for statement in dict.fromkeys(part for s in statements for part in parts(bare(s))):
         try:
             columns = analyser.analyse(statement)
         except ZetaSQLError as error:
@@ -101,7 +109,7 @@ def test_bigquery_compiles_all_that_an_incremental_run_sends(
     history: History, analyser: GoogleSql
 ) -> None:
     statements = list(map(bare, history.incremental_sql))
-    assert sum("merge into" in statement for statement in statements) == 6
+    assert sum(s.startswith("begin transaction") for s in statements) == 6
     known = set(map(bare, history.first_sql))
     assert refusals(analyser, [s for s in statements if s not in known]) == []
 
@@ -225,16 +233,19 @@ def test_an_incremental_run_filters_every_large_table_by_literals(history: Histo
     assert checked >= 12
 
 
-def test_a_merge_deletes_by_literal_partitions_and_matches_nothing(history: History) -> None:
-    merges = [s for s in map(bare, history.incremental_sql) if "merge into" in s]
-    for merge in merges:
-        assert re.search(r"on FALSE\s", merge)
-        predicate = re.search(
-            r"when not matched by source\s+and (.*?)\s+then delete", merge, re.DOTALL
-        )
-        assert predicate is not None
-        assert re.fullmatch(
-            r"DBT_INTERNAL_DEST\.\w+ between date '\d{4}-\d\d-\d\d' and date '\d{4}-\d\d-\d\d'",
-            predicate[1],
-        )
-        assert EMPTY_WINDOW not in merge
+def test_a_transaction_replaces_literal_partitions_and_no_other(history: History) -> None:
+    transactions = [s for s in map(bare, history.incremental_sql) if s.startswith("begin")]
+    assert transactions
+    for transaction in transactions:
+        delete, insert = parts(transaction)
+        target = delete.split()[2]
+        literal_days = r"where \w+ between date '\d{4}-\d\d-\d\d' and date '\d{4}-\d\d-\d\d'"
+        assert re.search(literal_days + "$", delete), delete
+        assert EMPTY_WINDOW not in delete
+        assert insert.startswith(f"insert into {target} (")
+        assert transaction.rstrip(";").endswith("commit transaction")
+
+
+def test_no_statement_merges(history: History) -> None:
+    sent = map(bare, history.first_sql + history.incremental_sql)
+    assert not any(re.search(r"\bmerge\b", statement) for statement in sent)

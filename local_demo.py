@@ -114,7 +114,8 @@ class Demo:
 
     def log_of(self, name: str) -> Path:
         """Return the file in which a stage says what went wrong: dbt does so on stdout."""
-        return self.gcp.root / "logs" / "dbt.out" if name == "dbt" else self.gcp.log_file(name)
+        says = f"{name}.out" if name.startswith("dbt") else f"{name}.log"
+        return self.gcp.root / "logs" / says
 
     def rows(self, sql: str) -> list[Mapping[str, Any]]:
         """Return the rows of a query, through BigQuery's client."""
@@ -199,15 +200,16 @@ def ingest(demo: Demo) -> None:
 def transform(demo: Demo) -> None:
     """Build silver and gold."""
     with demo.step("dbt build") as step:
-        dbt = demo.launch(
-            "dbt",
-            *("-m", "dbt.cli.main", "build"),
-            *("--project-dir", "ey_test_tech", "--profiles-dir", "ey_test_tech"),
-            # bqemulator answers one at a time; meanwhile dbt prepares another
-            *("--threads", "2"),
-        )
+        # bqemulator answers one at a time; meanwhile dbt prepares another
+        dbt = launch_dbt(demo, "dbt", "build", "--threads", "2")
         printed = demo.finish("dbt", dbt, lambda text: step.show_progress(how_far(text)))
         step.result = how_far(printed)
+
+
+def launch_dbt(demo: Demo, name: str, *command: str) -> subprocess.Popen[bytes]:
+    """Start a dbt command on the project."""
+    folders = ("--project-dir", "ey_test_tech", "--profiles-dir", "ey_test_tech")
+    return demo.launch(name, "-m", "dbt.cli.main", *command, *folders)
 
 
 def how_far(printed: str) -> str:
@@ -218,13 +220,19 @@ def how_far(printed: str) -> str:
 
 @contextmanager
 def report(demo: Demo) -> Iterator[Path]:
-    """Write the report while the caller shows figures."""
+    """Write the report, and the page on the tables that it links to, while figures are shown."""
     page = demo.gcp.root / "report" / "index.html"
-    process = demo.launch("kpi_report", "kpi_report.py", "--output", str(page))
+    # bqemulator cannot tell the catalog; columns and lineage come from the project itself
+    generate = ("docs", "generate", "--static", "--empty-catalog", "--no-compile")
+    docs = launch_dbt(demo, "dbt_docs", *generate)
+    link = "../dbt/target/static_index.html"
+    process = demo.launch("kpi_report", "kpi_report.py", "--output", str(page), "--docs", link)
     yield page
     demo.console.print()
     with demo.step("kpi_report.py"):
         demo.finish("kpi_report", process)
+    with demo.step("dbt docs generate"):
+        demo.finish("dbt_docs", docs)
 
 
 def show(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -277,6 +285,7 @@ def show_places(demo: Demo, page: Path) -> None:
         "compiled SQL": root / "dbt" / "target" / "run",
         "logs": root / "logs",
         "report, to open in a browser": page,
+        "tables and their lineage": root / "dbt" / "target" / "static_index.html",
     }
     demo.console.print()
     for what, path in places.items():

@@ -53,7 +53,7 @@ test-slow: setup-dev  ## run the long ring of tests
 check: setup-dev  ## lint and type-check everything
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint --config ey_test_tech/.sqlfluff ey_test_tech/models ey_test_tech/tests
+	cd ey_test_tech && $(abspath $(BIN))/sqlfluff lint models tests
 	$(BIN)/hadolint Dockerfile && $(BIN)/shellcheck docker.bashrc .ci/run
 	@if command -v terraform >/dev/null; then terraform fmt -check -recursive terraform; \
 		else echo "terraform is missing: its format was not checked"; fi

@@ -45,7 +45,7 @@ demo: setup  ## run the whole pipeline on a local Google Cloud
 	$(BIN)/python local_gcp.py demo
 
 test: setup-dev  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup-dev  ## run the long ring of tests
 	$(BIN)/python -m pytest -m slow

@@ -53,7 +53,7 @@ def test_every_flag_of_a_script_is_in_its_table_and_no_other(
 def test_flags_in_the_commands_shown_exist() -> None:
     for script in SCRIPTS:
         parser = importlib.import_module(script).build_parser()
-        for command in re.findall(rf"^.*{script}\.py[^|`\n]*(?:\\\n[^\n]*)*", README, re.M):
+        for command in re.findall(rf"{script}\.py[^|`\n]*(?:\\\n[^\n]*)*", README, re.M):
             assert set(re.findall(r"--[a-z][a-z-]+", command)) - {"--help"} <= flags_of(parser)
 
 

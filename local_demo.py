@@ -276,7 +276,7 @@ def show_results(demo: Demo) -> None:
 
 def show_places(demo: Demo, page: Path) -> None:
     """Print where everything lies."""
-    root = demo.gcp.root
+    root, here = demo.gcp.root, Path.cwd()
     places = {
         "raw objects": root / "raw",
         "their copies in the bucket": root / "gcs" / demo.gcp.environment["GCS_BUCKET_NAME"],
@@ -289,7 +289,8 @@ def show_places(demo: Demo, page: Path) -> None:
     }
     demo.console.print()
     for what, path in places.items():
-        demo.say(f"{what + ':':<30} {path}")
+        shown = path.relative_to(here) if path.is_relative_to(here) else path
+        demo.say(f"{what + ':':<30} {shown}")
 
 
 def run_demo(gcp: LocalGcp, on_ready: Callable[[LocalGcp], None]) -> int:

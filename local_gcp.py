@@ -599,6 +599,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = build_parser().parse_args(argv)
+    # gRPC would say on stderr that a server goes away, which is how all of this ends
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         with signals_raised():
             if args.run is not status:

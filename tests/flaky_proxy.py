@@ -34,6 +34,7 @@ class FaultProxy:
         self._mode = "refuse"
         self._sockets: set[socket.socket] = set()
         self._listener: socket.socket | None = None
+        self._switching = threading.Lock()
         self._listen()
         self.mode = mode
 
@@ -54,13 +55,15 @@ class FaultProxy:
         if mode != "ok":
             for one in list(self._sockets):
                 self._reset(one)
-        if mode == "refuse" and self._listener:
-            # shutdown first: close alone does not wake the thread in accept()
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
-        elif mode != "refuse" and self._listener is None:
-            self._listen()
+        # threads of the code under test may switch it at the same moment
+        with self._switching:
+            if mode == "refuse" and self._listener:
+                # shutdown first: close alone does not wake the thread in accept()
+                self._listener.shutdown(socket.SHUT_RDWR)
+                self._listener.close()
+                self._listener = None
+            elif mode != "refuse" and self._listener is None:
+                self._listen()
 
     def close(self) -> None:
         """Stop listening, and reset what is open."""

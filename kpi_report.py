@@ -62,6 +62,12 @@ class Part:
     days_of: tuple[str, ...] = ()  # for each day in `order_by` a bar of these, stacked
 
 
+# what each of the tables on carts has, whatever its grain
+SALES = (
+    Column("carts", "Carts", "number"),
+    Column("units", "Units", "number"),
+    Column("value", "Value", "money"),
+)
 TOTALS = Part(
     "kpi_totals",
     "The whole shop",
@@ -84,9 +90,7 @@ PARTS = (
         "date_day",
         (
             Column("date_day", "Day", "date"),
-            Column("carts", "Carts", "number"),
-            Column("units", "Units", "number"),
-            Column("value", "Value", "money"),
+            *SALES,
         ),
         days_of=("value",),
     ),
@@ -97,9 +101,7 @@ PARTS = (
         "value desc, category",
         (
             Column("category", "Category"),
-            Column("carts", "Carts", "number"),
-            Column("units", "Units", "number"),
-            Column("value", "Value", "money"),
+            *SALES,
         ),
         bars_by="category",
     ),
@@ -112,9 +114,7 @@ PARTS = (
             Column("title", "Product"),
             Column("category", "Category"),
             Column("list_price", "List price", "money"),
-            Column("carts", "Carts", "number"),
-            Column("units", "Units", "number"),
-            Column("value", "Value", "money"),
+            *SALES,
         ),
         bars_by="title",
     ),
@@ -126,9 +126,7 @@ PARTS = (
         (
             Column("user_id", "User"),
             Column("city", "City"),
-            Column("carts", "Carts", "number"),
-            Column("units", "Units", "number"),
-            Column("value", "Value", "money"),
+            *SALES,
             Column("average_cart_value", "Average cart", "money"),
             Column("first_cart_date", "First cart", "date"),
             Column("last_cart_date", "Last cart", "date"),
@@ -362,7 +360,8 @@ def read_gold(client: bigquery.Client, dataset_id: str) -> dict[str, list[Row]]:
             ) from error
         except GoogleAuthError as error:
             raise ReportError(
-                "No Google credentials: see Credentials in the README, or start the local GCP."
+                "Google did not take the credentials: renew the key, or log in again; see "
+                "Credentials in the README."
             ) from error
         except (GoogleAPIError, RequestException, TimeoutError) as error:
             raise ReportError(
@@ -382,7 +381,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="GCP project (default: $GCP_PROJECT_ID)",
     )
     parser.add_argument(
-        "--dataset-id", default="gold_data", help="gold dataset (default: gold_data)"
+        "--dataset-id", default=GOLD_DATASET, help="gold dataset (default: %(default)s)"
     )
     parser.add_argument(
         "--output",

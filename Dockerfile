@@ -48,7 +48,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && mkdir --mode 777 /app /home/pipeline /opt/venv
 COPY --from=terraform /bin/terraform /usr/local/bin/terraform
-# the folder that Google's Debian packages use, so that local_gcp.py knows it
+# the folder that Google's Debian packages use, so that local_gcp/ knows it
 COPY --from=emulators /google-cloud-sdk/platform/pubsub-emulator \
     /usr/lib/google-cloud-sdk/platform/pubsub-emulator
 COPY --from=java /opt/java /opt/java

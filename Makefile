@@ -42,7 +42,7 @@ run: build  ## start a shell in the Docker image, with this folder mounted
 		--mount "type=bind,source=$(CURDIR)/credentials,target=/app/credentials,readonly" $(IMAGE)
 
 demo: setup  ## run the whole pipeline on a local Google Cloud
-	$(BIN)/python local_gcp.py demo
+	$(BIN)/python -m local_gcp demo
 
 test: setup-dev  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -59,9 +59,9 @@ check: setup-dev  ## lint and type-check everything
 		else echo "terraform is missing: its format was not checked"; fi
 
 bench: setup-dev  ## measure against the marks; takes a while
-	$(BIN)/python bench_batch.py
-	$(BIN)/python bench_near_realtime.py
-	$(BIN)/python bench_dbt.py
+	$(BIN)/python -m benchmarks.batch
+	$(BIN)/python -m benchmarks.near_realtime
+	$(BIN)/python -m benchmarks.dbt
 
 clean:  ## remove the environment, caches and the demo; no state, event, raw file or key
 	rm -rf $(VENV) .local_gcp report ey_test_tech/target ey_test_tech/logs

@@ -46,22 +46,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-import settings
-from durable_files import AnotherWriterError
-from fake_store_api import (
-    REDACTED,
-    TIMEOUT,
-    USER_AGENT,
-    Answer,
-    FetchFailed,
-    Id,
-    check_records,
-    fetch,
-    open_session,
-    public_url,
-    split_records,
-)
-from raw_landing import (
+from ingestion import settings
+from ingestion.batch.landing import (
     Landing,
     LandingError,
     land,
@@ -73,9 +59,22 @@ from raw_landing import (
     waiting_landings,
     write_receipt,
 )
+from ingestion.durable_files import AnotherWriterError
+from ingestion.json_array import BadAnswer, split_records
+from ingestion.records import Id, check_records
+from ingestion.redaction import REDACTED
+from ingestion.source import (
+    TIMEOUT,
+    USER_AGENT,
+    Answer,
+    FetchFailed,
+    fetch,
+    open_session,
+    public_url,
+)
 
 if TYPE_CHECKING:
-    from bronze_load import Limits
+    from ingestion.batch.bronze import Limits
 
 # how long to wait for an answer of Google's, and how long to try again
 CLOUD_SECONDS = 10.0
@@ -204,7 +203,7 @@ def extract(name: str, run: Run, report: Report) -> Landing:
 
 def deliver(landing: Landing, raw_dir: Path, cloud: Cloud, report: Report) -> Outcome:
     """Upload, load and record a landing, as far as Google Cloud allows."""
-    from bronze_load import (
+    from ingestion.batch.bronze import (
         Refused,
         Unreachable,
         load_once,
@@ -258,7 +257,7 @@ def find_landing(name: str, run: Run) -> Landing | None:
     if run.cloud is None:
         return landing
     if landing is None:
-        from bronze_load import Refused, Unreachable, find_uploaded
+        from ingestion.batch.bronze import Refused, Unreachable, find_uploaded
 
         try:
             bucket = run.cloud.storage.bucket(run.cloud.bucket_name)
@@ -282,7 +281,7 @@ def ingest(name: str, run: Run, report: Report) -> Outcome:
             outcome = deliver(landing, run.raw_dir, run.cloud, report)
         else:
             outcome = outcome_of(landing, "done", str(run.raw_dir / landing.data_path))
-    except (FetchFailed, LandingError, OSError) as error:
+    except (FetchFailed, BadAnswer, LandingError, OSError) as error:
         outcome = Outcome(name, run.run_id, "failed", message=str(error))
     return finished(outcome, started, report)
 
@@ -482,7 +481,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def connect(args: argparse.Namespace) -> Cloud:
     """Return the clients for Google Cloud; raise ConfigurationError where something is not set."""
-    from bronze_load import Limits
+    from ingestion.batch.bronze import Limits
 
     project_id = settings.require(args.project_id, "GCP_PROJECT_ID", "--project-id")
     return Cloud(

@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-import settings
+from ingestion import settings
+from ingestion.project import PROJECT_FOLDER
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
 
-TEMPLATE = Path(__file__).with_name("kpi_report.html.j2")
+TEMPLATE = PROJECT_FOLDER / "reporting" / "page.html.j2"
 GOLD_DATASET = "gold_data"
 QUERY_TIMEOUT_SECONDS = 30.0
 

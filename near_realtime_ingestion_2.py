@@ -35,13 +35,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cart_changes import GATE_POLLS, Change
-from cart_outbox import DamagedBatchError, Delivery, EventFolder, Obstacle, Send, Sending
-from cart_poller import Ask, Poller, PollResult, StateError
-from cart_state import CorruptStateError
-from durable_files import AnotherWriterError, single_writer
-from fake_store_api import Answer, FetchFailed, fetch, open_session, public_url
-from settings import DEFAULT_API_URL, ConfigurationError, load_environment, require
+from ingestion.carts.changes import GATE_POLLS, Change
+from ingestion.carts.outbox import DamagedBatchError, Delivery, EventFolder, Obstacle, Send, Sending
+from ingestion.carts.poller import Ask, Poller, PollResult, StateError
+from ingestion.carts.state import CorruptStateError
+from ingestion.durable_files import AnotherWriterError, single_writer
+from ingestion.json_array import BadAnswer
+from ingestion.settings import DEFAULT_API_URL, ConfigurationError, load_environment, require
+from ingestion.source import Answer, FetchFailed, fetch, open_session, public_url
 
 log = logging.getLogger("near_realtime_ingestion_2")
 
@@ -159,7 +160,7 @@ def poll_once(
         result = poller.poll(events)
     except StopRequested:
         return None
-    except FetchFailed as error:
+    except (FetchFailed, BadAnswer) as error:
         summary.failed_polls += 1
         log.error("%s The poll was refused, the state is as it was.", error)
         return None
@@ -252,7 +253,7 @@ def open_sender(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> Send:
     if args.local_only:
         return send_nowhere
     project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
-    from cart_publisher import PubSubPublisher
+    from ingestion.carts.publisher import PubSubPublisher
 
     return stack.enter_context(
         PubSubPublisher(project_id, args.topic, stop, args.publish_timeout)
@@ -428,7 +429,7 @@ def main(argv: list[str] | None = None) -> int:
                 args.state_file,
             )
             return 1
-        except (FetchFailed, StateError, CorruptStateError) as error:
+        except (FetchFailed, BadAnswer, StateError, CorruptStateError) as error:
             log.error("%s", error)
             return 1
         except OSError as error:

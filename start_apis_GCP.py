@@ -35,7 +35,7 @@ from google.api_core.exceptions import (
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
-from settings import ConfigurationError, credentials, load_environment, require
+from ingestion.settings import ConfigurationError, credentials, load_environment, require
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials

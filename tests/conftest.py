@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from local_gcp_process import Started
 
-from local_fake_store import FakeStore, running_fake_store
-from local_gcp import LocalGcp
+from local_gcp.fake_store import FakeStore, running_fake_store
+from local_gcp.servers import LocalGcp
+from tests.support.local_gcp_process import Started
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def _environment_of_gcp(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
-    """Start local_gcp.py with arguments and environment."""
+    """Start python -m local_gcp with arguments and environment."""
     if not Path("/proc").is_dir():
         pytest.skip("/proc is missing: descendants cannot be found on this system")
     all_started: list[Started] = []

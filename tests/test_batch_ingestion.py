@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_http import (
+
+import batch_ingestion as batch
+from ingestion import source as api_source
+from ingestion.batch import landing as raw_landing
+from ingestion.project import PROJECT_FOLDER
+from local_gcp.fake_store import SAMPLE_DATA
+from tests.support.scripted_http import (
     Respond,
     ScriptedServer,
     answer,
@@ -27,14 +33,9 @@ from scripted_http import (
     scripted_server,
     stop_halfway,
 )
-
-import batch_ingestion as batch
-import fake_store_api
-import raw_landing
-import settings
+from tests.support.shared import FAKESTORE
 
 RUN_ID = "11111111-1111-4111-8111-111111111111"
-REAL_ANSWERS = settings.PROJECT_FOLDER.parent / "shared" / "fakestore"
 
 PRODUCTS = [
     b'{"id":%d,"title":"Caf\xc3\xa9 mug ","price":%s,"category":"kitchen","rating":{"rate":3.9}}'
@@ -56,7 +57,7 @@ def body(records: list[bytes]) -> bytes:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     """A store whose faults are met without the pauses between the attempts."""
-    quick = functools.partial(fake_store_api.fetch, backoff=lambda state: 0.0)
+    quick = functools.partial(api_source.fetch, backoff=lambda state: 0.0)
     monkeypatch.setattr(batch, "fetch", quick)
     answers = {"/products": [answer(200, body(PRODUCTS))], "/users": [answer(200, body(USERS))]}
     with scripted_server(answers) as server:
@@ -126,9 +127,9 @@ def test_each_entity_lands_as_one_file_of_enveloped_lines(
 def test_the_real_answers_land_byte_for_byte_but_for_the_password(
     run: Callable[..., int], store: ScriptedServer, tmp_path: Path
 ) -> None:
-    if not (REAL_ANSWERS / "products.json").is_file():
+    if not (FAKESTORE / "products.json").is_file():
         pytest.skip("../shared/fakestore/products.json is missing: the real answers are not tested")
-    real = {name: (REAL_ANSWERS / f"{name}.json").read_bytes() for name in batch.ENTITIES}
+    real = {name: (FAKESTORE / f"{name}.json").read_bytes() for name in batch.ENTITIES}
     store.answers = {f"/{name}": [answer(200, given)] for name, given in real.items()}
     assert run() == 0
     for name, given in real.items():
@@ -283,7 +284,7 @@ def test_each_fault_of_the_fake_store_is_asked_about_the_right_number_of_times(
     assert (paths.count(f"/{failing}"), paths.count(f"/{other}")) == (requests, 1)
     assert not (tmp_path / "raw" / failing).exists()
     assert not (tmp_path / "raw" / "quarantine").exists()
-    sample = json.loads((settings.PROJECT_FOLDER / "local_data" / f"{other}.json").read_text())
+    sample = json.loads((SAMPLE_DATA / f"{other}.json").read_text())
     assert len(records_of(landed(tmp_path, other))) == len(sample)
 
 
@@ -488,7 +489,7 @@ def run_process(store_url: str, raw_dir: Path, *arguments: str, failpoint: str =
     command = [sys.executable, "batch_ingestion.py", "--local-only", "--api-url", store_url]
     return subprocess.run(
         [*command, "--raw-dir", str(raw_dir), "--json", *arguments],
-        cwd=settings.PROJECT_FOLDER,
+        cwd=PROJECT_FOLDER,
         env={**os.environ, "FAILPOINT": failpoint},
         capture_output=True,
         timeout=60,
@@ -535,7 +536,7 @@ def test_an_interruption_ends_at_once_and_says_how_to_finish(
     command = [sys.executable, "batch_ingestion.py", "--local-only", "--api-url", store.url]
     with subprocess.Popen(
         [*command, "--raw-dir", str(tmp_path / "raw"), "--run-id", RUN_ID],
-        cwd=settings.PROJECT_FOLDER,
+        cwd=PROJECT_FOLDER,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -562,7 +563,7 @@ def test_the_log_goes_to_stderr_and_the_table_to_stdout(
     command = [sys.executable, "batch_ingestion.py", "--local-only", "--api-url", store.url]
     done = subprocess.run(
         [*command, "--raw-dir", str(tmp_path / "raw"), "--run-id", RUN_ID],
-        cwd=settings.PROJECT_FOLDER,
+        cwd=PROJECT_FOLDER,
         capture_output=True,
         text=True,
         timeout=60,
@@ -657,7 +658,7 @@ def test_peak_memory_does_not_grow_with_the_answer(tmp_path: Path) -> None:
                     *(sys.executable, "-c", program, "--local-only", "--entities", "products"),
                     *("--api-url", server.url, "--raw-dir", str(tmp_path / str(count)), "--json"),
                 ],
-                cwd=settings.PROJECT_FOLDER,
+                cwd=PROJECT_FOLDER,
                 capture_output=True,
                 text=True,
                 timeout=120,

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from ingestion.project import PROJECT_FOLDER
+
 TOOLS = Path(sys.executable).parent
-DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-BATCH_FILE = ROOT / "Start-project.bat"
-BANNER = ROOT / "docker.bashrc"
+DOCKERFILE = (PROJECT_FOLDER / "Dockerfile").read_text(encoding="utf-8")
+MAKEFILE = (PROJECT_FOLDER / "Makefile").read_text(encoding="utf-8")
+BATCH_FILE = PROJECT_FOLDER / "Start-project.bat"
+BANNER = PROJECT_FOLDER / "docker.bashrc"
 IMAGE = "fake-store-pipeline"
 # what the long ring lays into the project before it builds, and then looks for in the image
 NOT_FOR_THE_IMAGE = secrets.token_hex()
@@ -49,7 +50,7 @@ def docker_commands(script: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-def make_dry_run(target: str, project: Path = ROOT) -> str:
+def make_dry_run(target: str, project: Path = PROJECT_FOLDER) -> str:
     """Return what `make <target>` would run in `project`."""
     make = ["make", "--no-print-directory", "--dry-run", target]
     return subprocess.run(make, cwd=project, capture_output=True, text=True, check=True).stdout
@@ -60,7 +61,7 @@ def test_batch_file_runs_the_commands_of_make_run() -> None:
     (user,) = [i for i, word in enumerate(of_make[1]) if word == "--user"]
     # Docker Desktop on Windows has no users to keep apart
     del of_make[1][user : user + 2]
-    windows = BATCH_FILE.read_text(encoding="ascii").replace("%CD%", str(ROOT))
+    windows = BATCH_FILE.read_text(encoding="ascii").replace("%CD%", str(PROJECT_FOLDER))
     of_batch_file = docker_commands(windows.replace(r"\credentials", "/credentials"))
     assert of_batch_file == of_make
     assert [command[1] for command in of_make] == ["build", "run"]
@@ -70,8 +71,8 @@ def test_make_run_mounts_the_project_and_the_key_read_only_and_passes_dotenv() -
     _, run = docker_commands(make_dry_run("run"))
     mounts = [run[i + 1] for i, word in enumerate(run) if word == "--mount"]
     assert mounts == [
-        f"type=bind,source={ROOT},target=/app",
-        f"type=bind,source={ROOT}/credentials,target=/app/credentials,readonly",
+        f"type=bind,source={PROJECT_FOLDER},target=/app",
+        f"type=bind,source={PROJECT_FOLDER}/credentials,target=/app/credentials,readonly",
     ]
     assert run[run.index("--env-file") + 1] == ".env"
     assert run[-1] == IMAGE
@@ -80,11 +81,11 @@ def test_make_run_mounts_the_project_and_the_key_read_only_and_passes_dotenv() -
 def test_batch_file_has_windows_line_ends_here_and_in_every_checkout() -> None:
     content = BATCH_FILE.read_bytes()
     assert content.count(b"\n") == content.count(b"\r\n") > 0
-    assert "*.bat text eol=crlf" in (ROOT / ".gitattributes").read_text(encoding="utf-8")
+    assert "*.bat text eol=crlf" in (PROJECT_FOLDER / ".gitattributes").read_text(encoding="utf-8")
 
 
 def test_image_has_the_python_that_the_code_is_checked_for() -> None:
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pyproject = tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text(encoding="utf-8"))
     assert image_version("PYTHON") == pyproject["tool"]["mypy"]["python_version"]
 
 
@@ -110,7 +111,7 @@ def test_image_and_makefile_install_with_the_same_uv() -> None:
 
 def is_kept_out(path: str) -> bool:
     """Say whether .dockerignore keeps `path` out: a pattern holds for all below what it names."""
-    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    lines = (PROJECT_FOLDER / ".dockerignore").read_text(encoding="utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     assert not any(pattern.startswith("!") for pattern in patterns)
     expressions = [
@@ -149,7 +150,7 @@ def test_secrets_data_and_environments_stay_out_of_the_image(path: str) -> None:
 
 
 def test_what_git_ignores_stays_out_of_the_image() -> None:
-    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    lines = (PROJECT_FOLDER / ".gitignore").read_text(encoding="utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith(("#", "!"))]
     samples = [pattern.rstrip("/").replace("*", "x") for pattern in patterns]
     samples += [f"terraform/{sample}" for sample in samples if sample.startswith("x.")]
@@ -157,21 +158,22 @@ def test_what_git_ignores_stays_out_of_the_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["requirements.txt", "settings.py", "Makefile", "terraform/schemas/users_raw.json"]
+    "path",
+    ["requirements.txt", "ingestion/settings.py", "Makefile", "terraform/schemas/users_raw.json"],
 )
 def test_the_project_itself_is_in_the_image(path: str) -> None:
-    assert (ROOT / path).is_file()
+    assert (PROJECT_FOLDER / path).is_file()
     assert not is_kept_out(path)
 
 
 def test_dockerfile_is_hadolint_clean() -> None:
-    hadolint = [TOOLS / "hadolint", ROOT / "Dockerfile"]
+    hadolint = [TOOLS / "hadolint", PROJECT_FOLDER / "Dockerfile"]
     answer = subprocess.run(hadolint, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout) == (0, "")
 
 
 def test_shell_files_are_shellcheck_clean() -> None:
-    shellcheck = [TOOLS / "shellcheck", BANNER, ROOT / ".ci" / "run"]
+    shellcheck = [TOOLS / "shellcheck", BANNER, PROJECT_FOLDER / ".ci" / "run"]
     answer = subprocess.run(shellcheck, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout) == (0, "")
 
@@ -211,9 +213,9 @@ def test_banner_names_real_commands(project_id: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
     assert set(re.findall(r"make ([a-z-]+)", text)) <= targets
     for paths in re.findall(r"python (\S+)|-chdir=(\S+)|cd (\S+)", text):
-        assert (ROOT / "".join(paths)).exists()
+        assert (PROJECT_FOLDER / "".join(paths)).exists()
     for path in re.findall(r"-var-file=(\S+)", text):
-        assert (ROOT / "terraform" / path).is_file()
+        assert (PROJECT_FOLDER / "terraform" / path).is_file()
 
 
 def windows_path(path: Path) -> str:
@@ -303,7 +305,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("docker") / "my project"
     left_out = (".git", ".venv", ".*_cache", ".local_gcp", ".terraform", "target", "logs")
     left_out += ("credentials", "state", "events", "raw", "report")
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_out))
+    shutil.copytree(PROJECT_FOLDER, copy, ignore=shutil.ignore_patterns(*left_out))
     for planted in PLANTED:
         (copy / planted).parent.mkdir(exist_ok=True)
         (copy / planted).write_text(f"PLANTED={NOT_FOR_THE_IMAGE}\n")

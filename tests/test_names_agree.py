@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 import yaml
 from dotenv import dotenv_values
-from terraform_cli import ROOT, VARIABLES, Terraform, terraform_with_a_provider
 
 import batch_ingestion
-import bronze_load
 import near_realtime_ingestion_2
-import raw_landing
 import start_apis_GCP
+from ingestion.batch import bronze as bronze_load
+from ingestion.batch import landing as raw_landing
+from ingestion.project import PROJECT_FOLDER
+from tests.support.terraform_cli import VARIABLES, Terraform, terraform_with_a_provider
 
 SCHEMAS = {
-    path.stem: json.loads(path.read_text()) for path in (ROOT / "terraform/schemas").glob("*.json")
+    path.stem: json.loads(path.read_text())
+    for path in (PROJECT_FOLDER / "terraform/schemas").glob("*.json")
 }
-DOTENV = dotenv_values(ROOT / ".env")
+DOTENV = dotenv_values(PROJECT_FOLDER / ".env")
 Plan = dict[str, dict[str, Any]]
 
 
@@ -50,14 +52,14 @@ def planned(plan: Plan, kind: str) -> list[dict[str, Any]]:
 
 
 def bronze_source() -> dict[str, Any]:
-    text = (ROOT / "ey_test_tech/models/bronze/_bronze__sources.yml").read_text()
+    text = (PROJECT_FOLDER / "ey_test_tech/models/bronze/_bronze__sources.yml").read_text()
     source: dict[str, Any] = yaml.safe_load(text)["sources"][0]
     return source
 
 
 def test_variables_and_outputs_have_the_names_of_dotenv() -> None:
-    variables = (ROOT / "terraform/variables.tf").read_text()
-    outputs = (ROOT / "terraform/outputs.tf").read_text()
+    variables = (PROJECT_FOLDER / "terraform/variables.tf").read_text()
+    outputs = (PROJECT_FOLDER / "terraform/outputs.tf").read_text()
     for name in DOTENV.keys() - {"FAKE_STORE_API_URL"}:  # the source is not of Google Cloud
         assert f'variable "{name.lower()}"' in variables
         assert f'output "{name}"' in outputs
@@ -126,8 +128,8 @@ def test_dbt_reads_the_tables_and_columns_of_the_schemas() -> None:
 
 
 def test_dbt_writes_the_datasets_that_terraform_makes(plan: Plan) -> None:
-    project = yaml.safe_load((ROOT / "ey_test_tech/dbt_project.yml").read_text())
-    profiles = yaml.safe_load((ROOT / "ey_test_tech/profiles.yml").read_text())
+    project = yaml.safe_load((PROJECT_FOLDER / "ey_test_tech/dbt_project.yml").read_text())
+    profiles = yaml.safe_load((PROJECT_FOLDER / "ey_test_tech/profiles.yml").read_text())
     layers = project["models"]["ey_test_tech"]
     for layer in ("silver", "gold"):
         made = plan[f'google_bigquery_dataset.layer["{layer}"]']["dataset_id"]
@@ -156,10 +158,10 @@ def test_every_service_that_terraform_talks_to_is_among_the_apis(plan: Plan) -> 
 
 def test_the_local_gcp_has_the_datasets_and_tables_of_the_plan(gcp: Any, plan: Plan) -> None:
     for dataset in planned(plan, "google_bigquery_dataset"):
-        made = gcp.bigquery.get_dataset(dataset["dataset_id"])
+        made = gcp.clients.bigquery.get_dataset(dataset["dataset_id"])
         assert made.location.lower() == dataset["location"]
     for table in planned(plan, "google_bigquery_table"):
-        made = gcp.bigquery.get_table(f"{table['dataset_id']}.{table['table_id']}")
+        made = gcp.clients.bigquery.get_table(f"{table['dataset_id']}.{table['table_id']}")
         columns = [field.to_api_repr() for field in made.schema]
         planned_columns = json.loads(table["schema"])
         for key in ("name", "type", "mode"):
@@ -173,7 +175,7 @@ def test_the_local_gcp_has_the_datasets_and_tables_of_the_plan(gcp: Any, plan: P
 def test_the_local_gcp_has_the_topics_and_subscriptions_of_the_plan(gcp: Any, plan: Plan) -> None:
     project = f"projects/{gcp.project_id}"
     for topic in planned(plan, "google_pubsub_topic"):
-        gcp.publisher.get_topic(topic=f"{project}/topics/{topic['name']}", timeout=10)
+        gcp.clients.publisher.get_topic(topic=f"{project}/topics/{topic['name']}", timeout=10)
     topics = {
         "bigquery": "carts-events",
         "dead_letter": "carts-events-dead-letter",
@@ -182,7 +184,7 @@ def test_the_local_gcp_has_the_topics_and_subscriptions_of_the_plan(gcp: Any, pl
     for name, topic in topics.items():
         subscription = plan[f"google_pubsub_subscription.{name}"]
         path = f"{project}/subscriptions/{subscription['name']}"
-        made = gcp.subscriber.get_subscription(subscription=path, timeout=10)
+        made = gcp.clients.subscriber.get_subscription(subscription=path, timeout=10)
         assert made.topic == f"{project}/topics/{topic}"
         ordering = bool(subscription["enable_message_ordering"])
         assert made.enable_message_ordering == ordering
@@ -199,7 +201,7 @@ def test_the_local_gcp_has_the_bucket_and_the_names_of_dotenv(gcp: Any) -> None:
     assert DOTENV.keys() <= gcp.environment.keys()
     assert gcp.environment["BQ_DATASET"] == DOTENV["BQ_DATASET"]
     assert gcp.environment["GCP_REGION"] == DOTENV["GCP_REGION"]
-    assert gcp.storage.bucket(gcp.environment["GCS_BUCKET_NAME"]).exists(timeout=10)
+    assert gcp.clients.storage.bucket(gcp.environment["GCS_BUCKET_NAME"]).exists(timeout=10)
 
 
 def test_names_in_the_terraform_variables_reach_the_plan(plan: Plan) -> None:

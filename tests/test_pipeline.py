@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import requests
 
-from local_gcp import LocalGcp
+from ingestion.project import PROJECT_FOLDER
+from local_gcp.servers import LocalGcp
 
-PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 DBT = str(Path(sys.executable).with_name("dbt"))
 DELIVERY_SECONDS = 30.0
 
@@ -55,7 +55,7 @@ class Shop:
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query through BigQuery's client."""
-        return [dict(row) for row in self.gcp.bigquery.query(sql).result(timeout=30)]
+        return [dict(row) for row in self.gcp.clients.bigquery.query(sql).result(timeout=30)]
 
     def await_events(self, rows: int) -> None:
         """Wait until the BigQuery subscription has written so many rows."""
@@ -146,7 +146,7 @@ def test_no_password_is_in_any_file_object_table_or_log(shop: Shop) -> None:
             places[str(file)] = file.read_bytes().decode(errors="replace")
     assert any("data.json" in place for place in places), "the raw objects were not looked at"
     for dataset in ("bronze_data", "silver_data", "gold_data"):
-        for table in shop.gcp.bigquery.list_tables(dataset):
+        for table in shop.gcp.clients.bigquery.list_tables(dataset):
             name = f"{dataset}.{table.table_id}"
             rows = shop.query(f"select to_json_string(t) as line from `{name}` as t")
             places[name] = "\n".join(row["line"] for row in rows)

@@ -10,16 +10,21 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from ingestion.project import PROJECT_FOLDER
+
+README = (PROJECT_FOLDER / "README.md").read_text(encoding="utf-8")
 SCRIPTS = [
     "batch_ingestion",
     "near_realtime_ingestion_2",
     "start_apis_GCP",
-    "local_gcp",
     "kpi_report",
 ]
-PROSE = [ROOT / "README.md", *ROOT.glob("*/README.md")]
+# how a program is called, and the module that holds its parser
+PROGRAMS = {
+    **{f"{script}.py": script for script in SCRIPTS},
+    "python -m local_gcp": "local_gcp.__main__",
+}
+PROSE = [PROJECT_FOLDER / "README.md", *PROJECT_FOLDER.glob("*/README.md")]
 
 
 def section(heading: str) -> str:
@@ -40,31 +45,31 @@ def flags_of(parser: argparse.ArgumentParser) -> set[str]:
     return flags - {"--help"}
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_flag_of_a_script_is_in_its_table_and_no_other(
-    script: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_flag_of_a_program_is_in_its_table_and_no_other(
+    program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GCP_PROJECT_ID", "some-project")
-    parser = importlib.import_module(script).build_parser()
-    documented = set(re.findall(r"^\| `(--[a-z-]+)", section(f"`{script}.py`"), re.M))
+    parser = importlib.import_module(PROGRAMS[program]).build_parser()
+    documented = set(re.findall(r"^\| `(--[a-z-]+)", section(f"`{program}`"), re.M))
     assert documented == flags_of(parser)
 
 
 def test_flags_in_the_commands_shown_exist() -> None:
-    for script in SCRIPTS:
-        parser = importlib.import_module(script).build_parser()
-        for command in re.findall(rf"{script}\.py[^|`\n]*(?:\\\n[^\n]*)*", README, re.M):
+    for program, module in PROGRAMS.items():
+        parser = importlib.import_module(module).build_parser()
+        for command in re.findall(rf"{program}[^|`\n]*(?:\\\n[^\n]*)*", README, re.M):
             assert set(re.findall(r"--[a-z][a-z-]+", command)) - {"--help"} <= flags_of(parser)
 
 
 def test_every_make_target_named_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT_FOLDER / "Makefile").read_text(), re.M))
     named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", README, re.M))
     assert named, "the README names no make target"
     assert named <= targets
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(PROJECT_FOLDER)))
 def test_every_relative_link_resolves(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -82,7 +87,7 @@ def test_every_relative_link_resolves(page: Path) -> None:
 def test_every_direct_dependency_is_pinned_and_explained() -> None:
     pins = []
     for name in ("requirements.txt", "requirements-dev.txt"):
-        lines = (ROOT / name).read_text().splitlines()
+        lines = (PROJECT_FOLDER / name).read_text().splitlines()
         pins += [line for line in lines if line and not line.startswith(("#", "-r"))]
     assert all(re.fullmatch(r"[A-Za-z0-9._\[\]-]+==[\w.]+", pin) for pin in pins)
     explained = set(re.findall(r"`([\w.-]+)`", section("Dependencies")))
@@ -92,7 +97,9 @@ def test_every_direct_dependency_is_pinned_and_explained() -> None:
 def printed_texts() -> str:
     """Return every string that the project's programs can print; a value inside one reads `…`."""
     texts = []
-    for path in [*ROOT.glob("*.py")]:
+    folders = ("ingestion", "local_gcp", "reporting")
+    modules = [path for folder in folders for path in (PROJECT_FOLDER / folder).rglob("*.py")]
+    for path in [*PROJECT_FOLDER.glob("*.py"), *modules]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values]
@@ -100,7 +107,7 @@ def printed_texts() -> str:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(re.sub(r"%[sdr]|%\.\d+f", "…", node.value))
     for name in ("Makefile", "Start-project.bat", "terraform/variables.tf"):
-        texts.append((ROOT / name).read_text(encoding="utf-8"))
+        texts.append((PROJECT_FOLDER / name).read_text(encoding="utf-8"))
     return "\n".join(texts)
 
 

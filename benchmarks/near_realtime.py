@@ -1,0 +1,312 @@
+"""Measure the near-real-time stage: a changed poll, unchanged ones, publishing. Prints JSON lines.
+
+    python -m benchmarks.near_realtime --carts 1000000 --events 50000
+
+A changed poll is what `Poller` does with an answer that has already been received: load the
+state, parse, compare, events durable, state durable; 1 % of the carts are changed. Its mark is
+the CPU time of one `orjson.loads` of the same answer, measured in turn with it. Each measurement
+is a process of its own, so that its peak memory is its own; the figures are medians. Publishing
+is compared with Google's batching client with ordering keys, on the emulator that
+PUBSUB_EMULATOR_HOST names, or on Google's own where Java and the emulator are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+BLOCK_BYTES = 1 << 18
+CHANGED_SHARE = 0.01
+TOPIC = "bench-near-realtime"
+PROJECT = "local-project"
+
+Figures = dict[str, float]
+
+
+def cart_record(cart_id: int, dice: random.Random) -> bytes:
+    """Return a cart in the API's own form, about 140 bytes."""
+    lines = ",".join(
+        f'{{"productId":{dice.randint(1, 20)},"quantity":{dice.randint(1, 9)}}}'
+        for _ in range(dice.choice((1, 2, 2, 3)))
+    )
+    return (
+        f'{{"id":{cart_id},"userId":{dice.randint(1, 100_000)},'
+        f'"date":"2020-03-{dice.randint(1, 31):02d}T00:00:00.000Z","products":[{lines}],"__v":0}}'
+    ).encode()
+
+
+class ReceivedAnswer:
+    """An answer that has been received: its blocks lie in memory."""
+
+    def __init__(self, body: Path | None, etag: str | None) -> None:
+        """Read `body`; None is a 304."""
+        self.not_modified = body is None
+        self.etag = etag
+        self.received_at = datetime.now(UTC)
+        self._blocks: list[bytes] = []
+        if body:
+            with body.open("rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    self._blocks.append(block)
+            self._blocks.reverse()
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the blocks, and let go of each as a socket does."""
+        while self._blocks:
+            yield self._blocks.pop()
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def measured(work: Callable[[], Any]) -> Figures:
+    """Return CPU and wall time of `work`, and the peak memory of the process."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    work()
+    cpu, wall = cpu_seconds() - cpu, time.perf_counter() - wall
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"cpu_seconds": cpu, "wall_seconds": wall, "peak_mb": peak_mb}
+
+
+def poll(folder: Path, body: Path | None, *, is_loaded: bool, etag: str | None) -> Figures:
+    """Poll with an answer that has been received; with `is_loaded`, the loading is not measured."""
+    from ingestion.carts.outbox import EventFolder
+    from ingestion.carts.poller import Poller
+
+    answer = ReceivedAnswer(body, etag)
+
+    def open_poller() -> Poller:
+        # the bench hands over what has been received; the real `ask` fetches it
+        def ask(read: Callable[[Any], Any], _etag: str | None) -> Any:
+            return read(answer)
+
+        return Poller(folder / "state.json", "http://bench/carts", ask, accept_deletes=False)
+
+    events = EventFolder(folder / "events", lambda: datetime.now(UTC))
+    poller = open_poller() if is_loaded else None
+    return measured(lambda: (poller or open_poller()).poll(events))
+
+
+def load_with_orjson(body: Path) -> Figures:
+    """Parse an answer with orjson, and nothing else."""
+    import orjson
+
+    text = body.read_bytes()
+    return measured(lambda: orjson.loads(text))
+
+
+def publish(events: int, how: str) -> Figures:
+    """Publish `events` events of as many carts, 500 bytes each; how: ours, or batching."""
+    documents = [
+        json.dumps(
+            {"id": f"{number:064d}", "partitionkey": f"cart_{number}", "padding": "x" * 380}
+        ).encode()
+        for number in range(events)
+    ]
+    # the import of Google's libraries is not what is compared
+
+    from ingestion.carts import publisher as cart_publisher  # noqa: F401
+
+    return measured(lambda: PUBLISHERS[how](documents))
+
+
+def publish_ours(documents: list[bytes]) -> None:
+    """Publish as the stage does."""
+    from ingestion.carts.outbox import ROUND_EVENTS
+    from ingestion.carts.publisher import PubSubPublisher
+
+    with PubSubPublisher(PROJECT, TOPIC, lambda: False, 30) as publisher:
+        for start in range(0, len(documents), ROUND_EVENTS):
+            sending = publisher.send(documents[start : start + ROUND_EVENTS])
+            if sending.obstacle or sending.refused:
+                raise SystemExit(f"could not publish: {sending.problem}")
+
+
+def publish_batching(documents: list[bytes]) -> None:
+    """Publish with Google's batching client, message ordering on."""
+    import google.cloud.pubsub_v1 as pubsub_v1
+
+    client = pubsub_v1.PublisherClient(
+        publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=True)
+    )
+    topic = client.topic_path(PROJECT, TOPIC)
+    futures = [
+        client.publish(topic, document, ordering_key=json.loads(document)["partitionkey"])
+        for document in documents
+    ]
+    for future in futures:
+        future.result(timeout=600)
+
+
+PUBLISHERS = {"ours": publish_ours, "batching": publish_batching}
+
+
+def make_topic() -> None:
+    """Make the topic on the emulator, where it is not there yet."""
+    import google.cloud.pubsub_v1 as pubsub_v1
+    from google.api_core.exceptions import AlreadyExists
+    from google.api_core.retry import Retry
+
+    client = pubsub_v1.PublisherClient()
+    try:
+        # an emulator that has just been started does not listen yet
+        retry = Retry(timeout=30)
+        client.create_topic(name=client.topic_path(PROJECT, TOPIC), timeout=10, retry=retry)
+    except AlreadyExists:
+        return
+
+
+def write_answers(folder: Path, carts: int) -> tuple[Path, Path]:
+    """Write an answer and the next one, of which 1 % of the carts are changed."""
+    dice = random.Random(7)  # noqa: S311 - test data
+    records = [cart_record(cart_id, dice) for cart_id in range(1, carts + 1)]
+    before, after = folder / "before.json", folder / "after.json"
+    before.write_bytes(b"[" + b",".join(records) + b"]")
+    for place in dice.sample(range(carts), int(carts * CHANGED_SHARE)):
+        records[place] = cart_record(place + 1, dice)
+    after.write_bytes(b"[" + b",".join(records) + b"]")
+    return before, after
+
+
+def run_alone(*arguments: str) -> Figures:
+    """Measure in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.near_realtime", "--measure", *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def median(samples: list[Figures]) -> Figures:
+    """Return the medians of some measurements, rounded."""
+    return {key: round(statistics.median(each[key] for each in samples), 4) for key in samples[0]}
+
+
+def report(what: str, figures: Figures, **more: float) -> None:
+    """Print one result as a line of JSON."""
+    print(json.dumps({"what": what, **figures, **more}), flush=True)
+
+
+def bench_polls(carts: int, rounds: int) -> None:
+    """Measure a changed poll and unchanged ones in turn with orjson, and print the ratios."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        before, after = write_answers(folder, carts)
+        cold = run_alone("poll", str(folder), str(before))
+        kept = folder / "kept.json"
+        shutil.copy(folder / "state.json", kept)
+        samples: dict[str, list[Figures]] = {}
+        for _ in range(rounds):
+            shutil.rmtree(folder / "events")
+            shutil.copy(kept, folder / "state.json")
+            for what, arguments in {
+                "orjson.loads": ["orjson", str(after)],
+                "changed poll": ["poll", str(folder), str(after)],
+                "unchanged poll, equal body": ["unchanged", str(folder), str(after)],
+                "unchanged poll, 304": ["304", str(folder)],
+            }.items():
+                samples.setdefault(what, []).append(run_alone(*arguments))
+        mark = median(samples["orjson.loads"])["cpu_seconds"]
+        size = after.stat().st_size / 1e6
+        report("cold start", cold, carts=carts, answer_mb=round(size, 1))
+        for what, measurements in samples.items():
+            figures = median(measurements)
+            report(what, figures, ratio_to_orjson=round(figures["cpu_seconds"] / mark, 4))
+
+
+@contextmanager
+def pubsub_emulator() -> Iterator[bool]:
+    """Have an emulator at PUBSUB_EMULATOR_HOST, Google's if none is there; False where neither."""
+    from local_gcp.servers import choose_ports, find_jar
+
+    jar = find_jar()
+    if os.environ.get("PUBSUB_EMULATOR_HOST") or jar is None:
+        yield bool(os.environ.get("PUBSUB_EMULATOR_HOST"))
+        return
+    port = choose_ports(None)["pubsub"]
+    command = ["java", "-jar", str(jar), "--host=127.0.0.1", f"--port={port}"]
+    emulator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.environ["PUBSUB_EMULATOR_HOST"] = f"127.0.0.1:{port}"
+    try:
+        yield True
+    finally:
+        emulator.terminate()
+        emulator.wait()
+
+
+def bench_publishing(events: int, rounds: int) -> None:
+    """Measure publishing in turn with the batching client, and print the ratio."""
+    with pubsub_emulator() as is_there:
+        if not is_there:
+            print("publishing was not measured: no Pub/Sub emulator, or no Java", file=sys.stderr)
+            return
+        make_topic()
+        # a Java program is slow at first
+        run_alone("publish", "5000", "ours")
+        samples: dict[str, list[Figures]] = {"ours": [], "batching": []}
+        for _ in range(rounds):
+            for how, measurements in samples.items():
+                measurements.append(run_alone("publish", str(events), how))
+    wall = {how: median(measurements)["wall_seconds"] for how, measurements in samples.items()}
+    for how, measurements in samples.items():
+        report(
+            f"publish, {how}",
+            median(measurements),
+            events_per_second=round(events / wall[how]),
+            ratio_to_batching=round(wall["batching"] / wall[how], 2),
+        )
+
+
+def measure(what: str, *arguments: str) -> Figures:
+    """Do one measurement, in this process."""
+    if what == "orjson":
+        return load_with_orjson(Path(arguments[0]))
+    if what == "publish":
+        return publish(int(arguments[0]), arguments[1])
+    if what == "304":
+        return poll(Path(arguments[0]), None, is_loaded=True, etag='W/"1"')
+    is_unchanged = what == "unchanged"
+    return poll(Path(arguments[0]), Path(arguments[1]), is_loaded=is_unchanged, etag='W/"1"')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--carts", type=int, default=1_000_000, metavar="N")
+    parser.add_argument("--events", type=int, default=50_000, metavar="N")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="take medians of N")
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure what the command line asks for."""
+    args = build_parser().parse_args(argv)
+    if args.measure:
+        print(json.dumps(measure(*args.measure)))
+        return 0
+    bench_polls(args.carts, args.rounds)
+    bench_publishing(args.events, args.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

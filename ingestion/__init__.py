@@ -1,0 +1,1 @@
+"""What the two ingestion stages are made of."""

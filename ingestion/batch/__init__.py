@@ -1,0 +1,1 @@
+"""The parts of batch_ingestion.py."""

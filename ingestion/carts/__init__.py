@@ -1,0 +1,1 @@
+"""The parts of near_realtime_ingestion_2.py."""

@@ -1,0 +1,228 @@
+"""Publish events to Pub/Sub: one event a request, many requests in flight, in order per cart.
+
+A Publish request may carry one ordering key only, and almost every event has its own: Google's
+batching client makes a batch per key, waits to fill it, and keeps a state per key that fails for
+ever after one failure until `resume_publish`. Here nothing is sequenced in the client: a request
+is one event, so mixed keys cannot be built, and a cart's next event is sent after its last one
+was acknowledged. What is in flight is bounded in number and in time.
+
+Sending again after a timeout may publish twice, as any publisher does; the event's id tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+import msgspec
+from google.api_core.exceptions import RetryError
+from google.api_core.gapic_v1.routing_header import to_grpc_metadata
+from google.api_core.retry import AsyncRetry
+from google.pubsub_v1 import PublishRequest, PubsubMessage
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
+
+from ingestion.carts.outbox import Obstacle, Refusal, Sending
+from ingestion.durable_files import failpoint
+from ingestion.settings import ConfigurationError, credentials
+
+log = logging.getLogger(__name__)
+
+# the emulator and one region of the real service are busy with this many; more only waits
+IN_FLIGHT = 128
+CALL_SECONDS = 5.0
+# the real service refuses a longer request, and Google's emulator never answers it
+MAX_REQUEST_BYTES = 10_000_000
+
+CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
+TOPIC_ID = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
+
+# after an outage gRPC would wait up to two minutes before it connects again, and it would not
+# notice a connection that leads nowhere
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.max_send_message_length", -1),
+)
+
+Code = grpc.StatusCode
+# they say something about this event, or about who we are; everything else may pass
+_REFUSES_EVENT = {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE}
+_REFUSES_US = {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED, Code.NOT_FOUND}
+# a server between us and the service may have a smaller limit than the service
+_TOO_LARGE = "larger than max"
+
+# the library's own message types, without the wrapper that costs more than the call
+_Request = PublishRequest.pb()
+_Message = PubsubMessage.pb()
+
+
+class _Key(msgspec.Struct):
+    partitionkey: str
+
+
+_decode_key = msgspec.json.Decoder(_Key).decode
+
+
+class PubSubPublisher:
+    """A topic to publish to; follows PUBSUB_EMULATOR_HOST. Use it as a context manager."""
+
+    def __init__(
+        self, project_id: str, topic_id: str, stopped: Callable[[], bool], retry_seconds: float
+    ) -> None:
+        """Connect lazily. Retrying ends after `retry_seconds`, or when `stopped`."""
+        if not TOPIC_ID.fullmatch(topic_id):
+            raise ConfigurationError(f"'{topic_id}' is no name of a Pub/Sub topic: see --topic.")
+        self.project_id = project_id
+        self.topic_id = topic_id
+        self._topic = f"projects/{project_id}/topics/{topic_id}"
+        self._metadata = (to_grpc_metadata([("topic", self._topic)]),)  # type: ignore[no-untyped-call]
+        self._stopped = stopped
+        self._loop = asyncio.Runner()
+        self._retry = AsyncRetry(
+            predicate=self._may_pass, initial=0.1, maximum=1.0, timeout=retry_seconds
+        )
+        self._transport = self._loop.run(_open_transport())
+        self._call = self._retry(self._publish_once)
+
+    def __enter__(self) -> PubSubPublisher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loop.run(self._transport.close())  # type: ignore[no-untyped-call]
+        self._loop.close()
+
+    def send(self, events: Sequence[bytes]) -> Sending:
+        """Publish CloudEvents documents; return which have left, in the order given.
+
+        Ends early when the topic cannot be reached or used, and when `stopped`: what is in
+        flight is settled first. Never raises for anything that the service answers.
+        """
+        return self._loop.run(self._send(events))
+
+    async def _send(self, events: Sequence[bytes]) -> Sending:
+        chains: dict[str, list[int]] = {}
+        for position, document in enumerate(events):
+            chains.setdefault(_decode_key(document).partitionkey, []).append(position)
+        round_ = _Round(events)
+        waiting = iter(chains.items())
+        workers = min(IN_FLIGHT, len(chains))
+        await asyncio.gather(*(self._work(waiting, round_) for _ in range(workers)))
+        left = [events[position] for position in sorted(round_.left)]
+        refused = [
+            Refusal(events[position], reason) for position, reason in sorted(round_.refused.items())
+        ]
+        return Sending(left, refused, round_.obstacle, round_.problem)
+
+    async def _work(self, waiting: Iterator[tuple[str, list[int]]], round_: _Round) -> None:
+        for key, chain in waiting:
+            for position in chain:
+                if self._stopped():
+                    round_.end(Obstacle.STOPPED, "the publishing was stopped")
+                if round_.obstacle:
+                    return
+                await self._send_one(key, position, round_)
+
+    async def _send_one(self, key: str, position: int, round_: _Round) -> None:
+        message = _Message(
+            data=round_.events[position],
+            ordering_key=key,
+            attributes={"content-type": CONTENT_TYPE},
+        )
+        request = _Request(topic=self._topic, messages=[message])
+        if (size := request.ByteSize()) > MAX_REQUEST_BYTES:
+            round_.refused[position] = (
+                f"too large: {size} bytes, and Pub/Sub takes {MAX_REQUEST_BYTES}"
+            )
+            return
+        try:
+            await self._call(request)
+        except RetryError as error:
+            round_.end(Obstacle.UNREACHABLE, self._unreachable(error.cause))
+        except grpc.aio.AioRpcError as error:
+            if _refuses_event(error):
+                round_.refused[position] = f"{error.code().name}: {error.details()}"
+            elif error.code() in _REFUSES_US:
+                round_.end(Obstacle.UNUSABLE, self._unusable(error))
+            else:
+                round_.end(Obstacle.UNREACHABLE, self._unreachable(error))
+        else:
+            round_.left.append(position)
+            failpoint("event-acknowledged")
+
+    async def _publish_once(self, request: Any) -> None:
+        publish: Any = self._transport.publish
+        await publish(PublishRequest.wrap(request), timeout=CALL_SECONDS, metadata=self._metadata)
+
+    def _may_pass(self, error: Exception) -> bool:
+        return (
+            isinstance(error, grpc.aio.AioRpcError)
+            and not self._stopped()
+            and not _refuses_event(error)
+            and error.code() not in _REFUSES_US
+        )
+
+    def _unreachable(self, error: BaseException | None) -> str:
+        reason = "no answer"
+        if isinstance(error, grpc.aio.AioRpcError):
+            reason = f"{error.code().name}: {error.details()}"
+        return f"Pub/Sub topic {self._topic} could not be reached ({reason})"
+
+    def _unusable(self, error: grpc.aio.AioRpcError) -> str:
+        if error.code() is Code.NOT_FOUND:
+            return (
+                f"Pub/Sub topic {self._topic} does not exist: make it with "
+                f"'terraform -chdir=terraform apply', or with "
+                f"'gcloud pubsub topics create {self.topic_id} --project {self.project_id}'"
+            )
+        return (
+            f"Pub/Sub topic {self._topic} refused these credentials ({error.code().name}): "
+            f"grant the role with 'terraform -chdir=terraform apply', or with 'gcloud pubsub "
+            f"topics add-iam-policy-binding {self.topic_id} --project {self.project_id} "
+            f"--member serviceAccount:<the key's client_email> --role roles/pubsub.publisher'"
+        )
+
+
+class _Round:
+    """What has become of the events of one call of `send`, by position."""
+
+    def __init__(self, events: Sequence[bytes]) -> None:
+        self.events = events
+        self.left: list[int] = []
+        self.refused: dict[int, str] = {}
+        self.obstacle: Obstacle | None = None
+        self.problem = ""
+
+    def end(self, obstacle: Obstacle, problem: str) -> None:
+        """Begin no more requests; of several obstacles the first is told."""
+        if not self.obstacle:
+            self.obstacle, self.problem = obstacle, problem
+
+
+def _refuses_event(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() in _REFUSES_EVENT or _TOO_LARGE in (error.details() or "")
+
+
+async def _open_transport() -> PublisherGrpcAsyncIOTransport:
+    """Return the library's transport; it must be made inside the loop that uses it."""
+    if emulator := os.environ.get("PUBSUB_EMULATOR_HOST"):
+        channel = grpc.aio.insecure_channel(emulator, options=_CHANNEL_OPTIONS)
+        return PublisherGrpcAsyncIOTransport(channel=channel)
+    return PublisherGrpcAsyncIOTransport(credentials=credentials(), channel=_secure_channel)
+
+
+def _secure_channel(*args: Any, **keywords: Any) -> grpc.aio.Channel:
+    keywords["options"] = _CHANNEL_OPTIONS
+    return PublisherGrpcAsyncIOTransport.create_channel(*args, **keywords)

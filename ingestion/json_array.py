@@ -1,0 +1,156 @@
+"""Cut one JSON array of any size into the bytes of its elements, unchanged, in little memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+import msgspec
+
+# large enough that a call of the JSON decoder is worth it, small enough to be nothing in memory
+WINDOW_BYTES = 1 << 18
+# the Fake Store has no record of this size; a body that holds one is not kept in memory further
+MAX_RECORD_BYTES = 1 << 26
+
+# JSON's tokens, for those who read it as bytes
+WHITE = rb"[ \t\r\n]*"
+STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+# the lone quote is a string that the end of the text has cut in two
+STRUCTURE = re.compile(rb'%b|[][{},"]' % STRING, re.DOTALL)
+
+_FIRST_KEY = re.compile(rb"(%b)(\{%b%b%b:)" % (WHITE, WHITE, STRING, WHITE), re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class BadAnswer(Exception):  # noqa: N818
+    """The source answered, but not with a list of valid records: never data.
+
+    `transient` says that another attempt may succeed: the answer was cut short.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+def split_records(blocks: Iterable[bytes]) -> Iterator[list[msgspec.Raw]]:
+    """Cut one JSON array, in blocks of any size, into lists of its elements' unchanged bytes.
+
+    Memory holds about one list's bytes. It is exact, not a guess: the text up to a '},{' that
+    may be a boundary is closed with ']' and parsed, and if that is a whole array, the boundary
+    lies between two elements, because a parser's state depends on nothing else. Raises BadAnswer
+    on anything but one whole array.
+    """
+    source = iter(blocks)
+    pending = bytearray()
+    for block in source:
+        pending += block
+        if pending.strip():
+            break
+    _require_array(pending)
+    del pending[: pending.index(b"[") + 1]
+
+    separator: bytes | None = None
+    wanted = WINDOW_BYTES
+    after_comma = False
+    for block in source:
+        pending += block
+        if len(pending) < wanted:
+            continue
+        separator = separator or _separator(pending)
+        cut, end = _leading_records(pending, separator)
+        if cut:
+            yield cut
+            after_comma = True
+            del pending[:end]
+            wanted = WINDOW_BYTES
+        elif len(pending) > MAX_RECORD_BYTES:
+            raise BadAnswer(f"answered a record of more than {MAX_RECORD_BYTES >> 20} MB")
+        else:  # doubled, so that a large record is not scanned anew with each block
+            wanted = 2 * len(pending)
+    try:
+        raws = _decode_array(b"[" + pending)
+    except msgspec.DecodeError as error:
+        if "truncated" in str(error):
+            raise BadAnswer("answered a list that is cut short", transient=True) from None
+        raise BadAnswer("answered a list that is not valid JSON") from None
+    if raws:
+        yield raws
+    elif after_comma:
+        raise BadAnswer("answered a list that is not valid JSON")
+
+
+def _require_array(text: bytes | bytearray) -> None:
+    first = text.strip()[:1]
+    if first == b"[":
+        return
+    kinds = {b"": "an empty body", b"n": "null", b"{": "a JSON object", b"<": "an HTML page"}
+    raise BadAnswer(f"answered {kinds.get(bytes(first), 'something')} instead of a list of records")
+
+
+def _separator(pending: bytearray) -> bytes:
+    """Return what most likely stands between two records: '},' and how the first one begins.
+
+    With its first key it is not found between the objects of an array inside a record.
+    """
+    match = _FIRST_KEY.match(pending)
+    return b"}," + match[1] + match[2] if match else b"},{"
+
+
+def _leading_records(pending: bytearray, separator: bytes) -> tuple[list[msgspec.Raw], int]:
+    """Return the whole records that `pending` begins with, and where the one after them starts."""
+    end = len(pending)
+    for _ in range(4):
+        end = pending.rfind(separator, 0, end)
+        if end < 0:
+            break
+        with suppress(msgspec.DecodeError):  # the separator stood inside a record
+            return _decode_array(b"[" + pending[: end + 1] + b"]"), end + 2
+    end = _last_boundary(pending)
+    if not end:
+        return [], 0
+    try:
+        return _decode_array(b"[" + pending[:end] + b"]"), end + 1
+    except msgspec.DecodeError:
+        raise BadAnswer("answered a list that is not valid JSON") from None
+
+
+def _last_boundary(pending: bytearray) -> int:
+    """Return the place of the last comma between two elements, token by token, or 0."""
+    depth = boundary = position = 0
+    while match := STRUCTURE.search(pending, position):
+        token = pending[match.start()]
+        if token in b"{[":
+            depth += 1
+        elif token in b"}]":
+            depth -= 1
+        elif token in b"," and not depth:
+            boundary = match.start()
+        elif match[0] == b'"':
+            break
+        position = match.end()
+    return boundary
+
+
+def _decode_array(array: bytes) -> list[msgspec.Raw]:
+    try:
+        return _RAW_LIST.decode(array)
+    except RecursionError:
+        raise BadAnswer("answered a list that is nested too deep") from None
+    except msgspec.DecodeError:
+        # JavaScript writes half of a surrogate pair where it has cut an emoji in two. That is
+        # JSON, but msgspec calls it truncated: so it is cut by a copy of equal length, and the
+        # one record is refused later, not the whole list
+        masked = _SURROGATE.sub(rb"\\u0020", array)
+        if masked == array:
+            raise
+        raws, position = [], 1
+        for raw in _RAW_LIST.decode(masked):
+            while array[position] in b" \t\r\n,":
+                position += 1
+            end = position + memoryview(raw).nbytes
+            raws.append(msgspec.Raw(array[position:end]))
+            position = end
+        return raws

@@ -1,0 +1,98 @@
+"""What every stage reads before it starts: `.env`, the project, credentials and Google's clients.
+
+Command line over environment over `.env` over default. `STORAGE_EMULATOR_HOST`,
+`BIGQUERY_EMULATOR_HOST` and `PUBSUB_EMULATOR_HOST` send the clients to the local GCP, with
+anonymous credentials. Google's libraries are imported where they are used, so that a run
+with `--local-only` starts without them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dotenv import dotenv_values
+
+from ingestion.project import PROJECT_FOLDER
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+    from google.cloud import bigquery
+    from google.cloud.storage import Client as StorageClient
+
+DEFAULT_KEY_FILE = PROJECT_FOLDER / "credentials" / "gcp-key.json"
+DEFAULT_API_URL = "https://fakestoreapi.com"
+DEFAULT_REGION = "europe-west1"
+PLACEHOLDER_PREFIX = "your-"
+
+
+class ConfigurationError(Exception):
+    """Wrong or missing configuration, told in one sentence; the scripts end with exit code 2."""
+
+
+def load_environment(env_file: Path = PROJECT_FOLDER / ".env") -> None:
+    """Lay `.env` under the environment, and find the key file.
+
+    An empty variable counts as unset, and so does a placeholder: a container keeps the one that
+    stood in `.env` when it was started. A relative GOOGLE_APPLICATION_CREDENTIALS is relative
+    to the project's folder, so that every script finds it from any working directory.
+    """
+    for name, value in dotenv_values(env_file).items():
+        current = os.environ.get(name)
+        if value and (not current or current.startswith(PLACEHOLDER_PREFIX)):
+            os.environ[name] = value
+    key_file = os.environ.pop("GOOGLE_APPLICATION_CREDENTIALS", "")
+    if key_file:
+        os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(PROJECT_FOLDER / key_file)
+    elif DEFAULT_KEY_FILE.is_file():
+        os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(DEFAULT_KEY_FILE)
+
+
+def require(value: str | None, name: str, flag: str) -> str:
+    """Return `value`, or raise ConfigurationError where it is missing or still a placeholder."""
+    if not value:
+        raise ConfigurationError(f"{name} is not set: give {flag}, or set {name} in .env.")
+    if value.startswith(PLACEHOLDER_PREFIX):
+        raise ConfigurationError(
+            f"{name} is still the placeholder '{value}': edit {name} in .env, or give {flag}."
+        )
+    return value
+
+
+def credentials(emulator_variable: str = "") -> Credentials:
+    """Return Google credentials; anonymous ones where `emulator_variable` names an emulator.
+
+    Raises ConfigurationError where neither a key file nor Application Default Credentials
+    are found, or the key file cannot be used.
+    """
+    import google.auth
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.exceptions import GoogleAuthError
+
+    if os.environ.get(emulator_variable):
+        return AnonymousCredentials()  # type: ignore[no-untyped-call]
+    try:
+        found, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    except (GoogleAuthError, OSError, ValueError) as error:
+        raise ConfigurationError(
+            "No usable Google credentials: put a key into credentials/gcp-key.json, or run "
+            "'gcloud auth application-default login'."
+        ) from error
+    return found
+
+
+def storage_client(project_id: str) -> StorageClient:
+    """Return a Cloud Storage client."""
+    from google.cloud.storage import Client as StorageClient
+
+    return StorageClient(project=project_id, credentials=credentials("STORAGE_EMULATOR_HOST"))
+
+
+def bigquery_client(project_id: str, location: str) -> bigquery.Client:
+    """Return a BigQuery client for jobs in `location`, a region or multi-region."""
+    from google.cloud import bigquery
+
+    return bigquery.Client(
+        project=project_id, location=location, credentials=credentials("BIGQUERY_EMULATOR_HOST")
+    )

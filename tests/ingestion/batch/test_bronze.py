@@ -1,0 +1,557 @@
+"""From the raw zone to bronze on the local GCP: one copy of each record, whatever breaks when."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import google_crc32c
+import msgspec
+import pytest
+
+import batch_ingestion as batch
+from ingestion import source as api_source
+from ingestion.batch import bronze as bronze_load
+from ingestion.batch import landing as raw_landing
+from ingestion.project import PROJECT_FOLDER
+from local_gcp import resources
+from tests.support.flaky_proxy import FaultProxy
+from tests.support.scripted_http import ScriptedServer, answer, scripted_server
+
+RUN_ID = "22222222-2222-4222-8222-222222222222"
+PRODUCTS = b"""[
+ {"id":1,"title":"Caf\xc3\xa9 ","price":22,"category":"kitchen","rating":{"rate":3.9,"count":120}},
+ {"id":2,"title":"Mug","price":109.95,"category":"kitchen","password":"sesame"}
+]"""
+USERS = b"""[{"id":7,"email":"a@b.c","username":"u","password":"sesame","address":{"city":"x"}}]"""
+EXPECTED: dict[str, list[Any]] = {
+    "products": [
+        {
+            "id": 1,
+            "title": "Café ",
+            "price": 22,
+            "category": "kitchen",
+            "rating": {"rate": 3.9, "count": 120},
+        },
+        {"id": 2, "title": "Mug", "price": 109.95, "category": "kitchen"},
+    ],
+    "users": [{"id": 7, "email": "a@b.c", "username": "u", "address": {"city": "x"}}],
+}
+# as BIGQUERY_EMULATOR_HOST and STORAGE_EMULATOR_HOST name them
+SERVICES = ["STORAGE", "BIGQUERY"]
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    quick = functools.partial(api_source.fetch, backoff=lambda state: 0.0)
+    monkeypatch.setattr(batch, "fetch", quick)
+    answers = {"/products": [answer(200, PRODUCTS)], "/users": [answer(200, USERS)]}
+    with scripted_server(answers) as server:
+        yield server
+
+
+@dataclass
+class Place:
+    """A bucket, a dataset and a raw folder of a test's own, and the script that works on them."""
+
+    gcp: Any
+    store: ScriptedServer
+    bucket_name: str
+    dataset_id: str
+    raw_dir: Path
+    environment: dict[str, str]
+    capsys: pytest.CaptureFixture[str]
+    summary: list[dict[str, Any]]
+
+    def arguments(self, *arguments: str) -> list[str]:
+        return [
+            *("--bucket-name", self.bucket_name, "--dataset-id", self.dataset_id, "--json"),
+            *("--raw-dir", str(self.raw_dir), "--api-url", self.store.url, *arguments),
+        ]
+
+    def run(self, *arguments: str) -> int:
+        """Run the script in this process, return its exit code and keep its summary."""
+        self.capsys.readouterr()
+        code = batch.main(self.arguments("--cloud-timeout", "30", *arguments))
+        self.summary[:] = json.loads(self.capsys.readouterr().out)["entities"]
+        return code
+
+    def run_until(self, failpoint: str, *arguments: str) -> int:
+        """Run the script as a process that kills itself at `failpoint`; return its exit code."""
+        return subprocess.run(
+            [sys.executable, "batch_ingestion.py", *self.arguments(*arguments)],
+            cwd=PROJECT_FOLDER,
+            env={**os.environ, **self.environment, "FAILPOINT": failpoint},
+            capture_output=True,
+            timeout=120,
+            check=False,
+        ).returncode
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        sql = f"select * from `{self.gcp.project_id}.{self.dataset_id}.{table}`"
+        return [dict(row) for row in self.gcp.clients.bigquery.query(sql).result()]
+
+    def copies(self) -> dict[str, Counter[tuple[str, int]]]:
+        """Count, by entity, the rows of bronze for each run and record id."""
+        return {
+            entity: Counter(
+                (row["_run_id"], parsed(row["record"])["id"]) for row in self.rows(f"{entity}_raw")
+            )
+            for entity in EXPECTED
+        }
+
+    def manifest(self) -> Counter[tuple[str, str, str]]:
+        return Counter(
+            (row["run_id"], row["entity"], row["status"]) for row in self.rows("ingestion_runs")
+        )
+
+    def objects(self) -> dict[str, Any]:
+        return {blob.name: blob for blob in self.gcp.clients.storage.list_blobs(self.bucket_name)}
+
+    def files(self) -> list[str]:
+        found = (path for path in self.raw_dir.rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self.raw_dir)) for path in found)
+
+
+def parsed(record: Any) -> Any:
+    return json.loads(record) if isinstance(record, str) else record
+
+
+def one_copy(*run_ids: str) -> dict[str, Counter[tuple[str, int]]]:
+    return {
+        entity: Counter((run_id, record["id"]) for run_id in run_ids for record in records)
+        for entity, records in EXPECTED.items()
+    }
+
+
+def one_row(*run_ids: str) -> Counter[tuple[str, str, str]]:
+    return Counter((run_id, entity, "loaded") for run_id in run_ids for entity in EXPECTED)
+
+
+@pytest.fixture
+def place(
+    gcp: Any,
+    store: ScriptedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Place:
+    name = f"batch-{uuid.uuid4().hex[:12]}"
+    resources.make_bucket(gcp.clients, name)
+    resources.make_bronze(gcp.clients, name.replace("-", "_"))
+    for variable, value in gcp.environment.items():
+        monkeypatch.setenv(variable, value)
+    return Place(
+        gcp, store, name, name.replace("-", "_"), tmp_path / "raw", {**gcp.environment}, capsys, []
+    )
+
+
+@pytest.fixture
+def proxies(
+    gcp: Any, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, FaultProxy]]:
+    """Put a fault proxy between the script and each of Google's services."""
+    made = {}
+    for service in SERVICES:
+        variable = f"{service}_EMULATOR_HOST"
+        made[service] = FaultProxy(urlsplit(gcp.environment[variable]).port)
+        place.environment[variable] = f"http://127.0.0.1:{made[service].port}"
+        monkeypatch.setenv(variable, place.environment[variable])
+    yield made
+    for proxy in made.values():
+        proxy.close()
+
+
+def test_a_run_ends_in_the_bucket_in_bronze_and_in_the_manifest(place: Place) -> None:
+    assert place.run("--run-id", RUN_ID) == 0
+    manifest = {row["entity"]: row for row in place.rows("ingestion_runs")}
+    assert len(manifest) == len(place.rows("ingestion_runs")) == 2
+    for entity, records in EXPECTED.items():
+        row = manifest[entity]
+        day = row["started_at"].date().isoformat()
+        name = f"raw/{entity}/date={day}/run_id={RUN_ID}/data.json"
+        content = place.objects()[name].download_as_bytes()
+        lines = [json.loads(line) for line in content.splitlines()]
+        assert [line["record"] for line in lines] == records
+        assert row["finished_at"] >= row["started_at"]
+        checksum = google_crc32c.Checksum(content).digest()
+        assert {**row, "started_at": None, "finished_at": None} == {
+            "run_id": RUN_ID,
+            "entity": entity,
+            "object": f"gs://{place.bucket_name}/{name}",
+            "records": len(records),
+            "quarantined": 0,
+            "bytes": len(content),
+            "crc32c": base64.b64encode(checksum).decode(),
+            "job_id": f"batch-{place.dataset_id}-{entity}-{RUN_ID}",
+            "started_at": None,
+            "finished_at": None,
+            "status": "loaded",
+        }
+        bronze = sorted(place.rows(f"{entity}_raw"), key=lambda row: parsed(row["record"])["id"])
+        assert [{**row, "record": parsed(row["record"])} for row in bronze] == [
+            {
+                "record": record,
+                "_run_id": RUN_ID,
+                "_ingested_at": row["started_at"],
+                "_source_url": f"{place.store.url}/{entity}",
+            }
+            for record in records
+        ]
+    assert len(place.objects()) == 2
+    assert place.files() == []
+    assert {each["where"] for each in place.summary} == {
+        f"{place.dataset_id}.products_raw",
+        f"{place.dataset_id}.users_raw",
+    }
+
+
+def test_a_refused_record_is_uploaded_to_quarantine_and_counted(place: Place) -> None:
+    users = [b'{"id":%d,"email":"a","username":"b"}' % number for number in range(19)]
+    refused = b'{"id":"x","login":{"password":"sesame"}}'
+    place.store.answers["/users"] = [answer(200, b"[%b]" % b",".join([*users, refused]))]
+    assert place.run("--entities", "users") == 0
+    (row,) = place.rows("ingestion_runs")
+    assert (row["records"], row["quarantined"]) == (19, 1)
+    (name,) = [name for name in place.objects() if name.startswith("raw/quarantine/users/date=")]
+    (line,) = place.objects()[name].download_as_bytes().splitlines()
+    assert json.loads(line)["record"] == {"id": "x", "login": {}}
+    assert len(place.rows("users_raw")) == 19
+    assert place.files() == []
+
+
+def test_no_password_reaches_the_bucket_or_bronze(place: Place) -> None:
+    assert place.run() == 0
+    everything = str(place.rows("products_raw") + place.rows("users_raw")).encode()
+    for blob in place.objects().values():
+        everything += blob.download_as_bytes() + str(blob.metadata).encode()
+    assert b"Mug" in everything
+    assert b"sesame" not in everything
+    assert b"password" not in everything
+
+
+def test_a_second_run_of_the_same_id_changes_nothing_even_from_another_machine(
+    place: Place, tmp_path: Path
+) -> None:
+    assert place.run("--run-id", RUN_ID) == 0
+    generations = {name: blob.generation for name, blob in place.objects().items()}
+    first = [{**each, "seconds": None} for each in place.summary]
+    place.store.answers["/users"] = [answer(200, USERS.replace(b'"id":7', b'"id":8'))]
+    for raw_dir in (place.raw_dir, tmp_path / "another"):
+        place.raw_dir = raw_dir
+        assert place.run("--run-id", RUN_ID) == 0
+        assert [{**each, "seconds": None} for each in place.summary] == first
+    assert len(place.store.requests) == 2
+    assert {name: blob.generation for name, blob in place.objects().items()} == generations
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
+    assert place.files() == []
+
+
+def test_what_was_landed_with_local_only_is_loaded_by_the_same_run_id(place: Place) -> None:
+    assert place.run("--run-id", RUN_ID, "--local-only") == 0
+    assert place.run("--resume") == 0
+    assert place.summary == []
+    assert place.run("--run-id", RUN_ID) == 0
+    assert len(place.store.requests) == 2
+    assert place.copies() == one_copy(RUN_ID)
+
+
+# killed at each step
+
+STEPS = ["data-written", "object-uploaded", "object-loaded", "run-recorded"]
+MORE_STEPS = ["receipt-torn", "receipt-written", "receipt-replaced", "data-replaced"]
+MORE_STEPS += ["job-started", "job-started:3", "data-removed", "data-removed:2"]
+
+
+@pytest.mark.parametrize(
+    "step", [*STEPS, *(pytest.param(step, marks=pytest.mark.slow) for step in MORE_STEPS)]
+)
+def test_a_run_killed_anywhere_and_run_again_ends_in_one_copy(place: Place, step: str) -> None:
+    assert place.run_until(step, "--run-id", RUN_ID) == -9
+    assert place.run("--run-id", RUN_ID) == 0
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
+    assert len(place.objects()) == 2
+    assert place.files() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["object-uploaded", "job-started", "object-loaded"])
+def test_a_resumption_killed_and_resumed_ends_in_one_copy(place: Place, step: str) -> None:
+    place.run_until("receipt-replaced:2", "--run-id", RUN_ID)
+    assert place.run_until(step, "--resume") == -9
+    assert place.run("--resume") == 0
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
+    assert place.files() == []
+
+
+def test_a_run_killed_after_its_upload_is_finished_by_another_machine(
+    place: Place, tmp_path: Path
+) -> None:
+    assert place.run_until("object-uploaded:2", "--run-id", RUN_ID) == -9
+    asked = len(place.store.requests)
+    place.raw_dir = tmp_path / "another"
+    assert place.run("--run-id", RUN_ID) == 0
+    assert len(place.store.requests) == asked
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
+
+
+# out of reach
+
+
+@pytest.mark.parametrize(
+    ("mode", "down"),
+    [
+        ("refuse", ["STORAGE"]),
+        ("refuse", ["BIGQUERY"]),
+        ("refuse", ["STORAGE", "BIGQUERY"]),
+        ("blackhole", ["BIGQUERY"]),
+        pytest.param("blackhole", ["STORAGE"], marks=pytest.mark.slow),
+        pytest.param("blackhole", ["STORAGE", "BIGQUERY"], marks=pytest.mark.slow),
+        pytest.param("reset", ["STORAGE"], marks=pytest.mark.slow),
+        pytest.param("reset", ["BIGQUERY"], marks=pytest.mark.slow),
+    ],
+)
+def test_what_google_cannot_take_waits_and_is_finished_once_by_resume(
+    place: Place,
+    proxies: dict[str, FaultProxy],
+    caplog: pytest.LogCaptureFixture,
+    down: list[str],
+    mode: str,
+) -> None:
+    for service in down:
+        proxies[service].mode = mode
+    started = time.monotonic()
+    assert place.run("--run-id", RUN_ID, "--cloud-timeout", "1") == 3
+    assert time.monotonic() - started < 15
+    assert [each["status"] for each in place.summary] == ["waiting", "waiting"]
+    assert len([name for name in place.files() if name.endswith("/data.json")]) == 2
+    assert len(place.objects()) == (0 if "STORAGE" in down else 2)
+    assert place.manifest() == Counter()
+    service = "Cloud Storage" if "STORAGE" in down else "BigQuery"
+    assert f"{service} could not be reached" in caplog.text
+    for name in place.files():
+        assert name.startswith(".runs/") or f"wait in {place.raw_dir / name}; finish" in caplog.text
+    assert f"python batch_ingestion.py --resume --bucket-name {place.bucket_name}" in caplog.text
+
+    # still away: it goes on waiting
+    assert place.run("--resume", "--cloud-timeout", "1") == 3
+    for service in down:
+        proxies[service].mode = "ok"
+    place.store.answers = {}
+    assert place.run("--resume") == 0
+    assert [each["status"] for each in place.summary] == ["done", "done"]
+    assert place.run("--resume") == 0
+    assert place.summary == []
+    assert place.run("--run-id", RUN_ID) == 0
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
+    assert place.files() == []
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "lost_reply",
+        pytest.param("refuse", marks=pytest.mark.slow),
+        pytest.param("blackhole", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(
+    ("service", "step"),
+    [("STORAGE", "_create_once"), ("BIGQUERY", "_run_once"), ("BIGQUERY", "record_once")],
+)
+def test_a_service_lost_in_the_middle_of_a_step_is_taken_up_where_it_was(
+    place: Place,
+    proxies: dict[str, FaultProxy],
+    monkeypatch: pytest.MonkeyPatch,
+    service: str,
+    step: str,
+    mode: str,
+) -> None:
+    whole: Callable[..., Any] = getattr(bronze_load, step)
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        proxies[service].mode = mode
+        return whole(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bronze_load, step, broken)
+        assert place.run("--run-id", RUN_ID, "--cloud-timeout", "1") == 3
+    proxies[service].mode = "ok"
+    place.store.answers = {}
+    assert place.run("--resume") == 0
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
+    assert len(place.objects()) == 2
+    assert place.files() == []
+
+
+def test_waiting_runs_are_finished_oldest_first(
+    place: Place, proxies: dict[str, FaultProxy]
+) -> None:
+    # the later run has the smaller id
+    run_ids = ["b" * 8 + RUN_ID[8:], "a" * 8 + RUN_ID[8:]]
+    proxies["STORAGE"].mode = "refuse"
+    for run_id in run_ids:
+        assert place.run("--run-id", run_id, "--cloud-timeout", "0.2") == 3
+    proxies["STORAGE"].mode = "ok"
+    assert place.run("--resume") == 0
+    assert [each["run_id"] for each in place.summary] == [run_ids[0]] * 2 + [run_ids[1]] * 2
+    assert place.copies() == one_copy(*run_ids)
+    assert place.manifest() == one_row(*run_ids)
+
+
+def test_a_resumption_leaves_what_another_process_works_on(
+    place: Place, proxies: dict[str, FaultProxy], caplog: pytest.LogCaptureFixture
+) -> None:
+    proxies["BIGQUERY"].mode = "refuse"
+    assert place.run("--run-id", RUN_ID, "--cloud-timeout", "1") == 3
+    proxies["BIGQUERY"].mode = "ok"
+    with raw_landing.sole_run(place.raw_dir, RUN_ID):
+        assert place.run("--resume") == 3
+    assert f"(pid {os.getpid()})" in caplog.text
+    assert place.run("--resume") == 0
+    assert place.copies() == one_copy(RUN_ID)
+
+
+# refused
+
+
+def test_a_bucket_that_is_missing_fails_and_keeps_the_records(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.bucket_name += "-new"
+    assert place.run("--run-id", RUN_ID) == 1
+    assert "Cloud Storage refused" in caplog.text
+    assert "when this is corrected, finish with: python batch_ingestion.py --resume" in caplog.text
+    resources.make_bucket(place.gcp.clients, place.bucket_name)
+    assert place.run("--resume") == 0
+    assert place.copies() == one_copy(RUN_ID)
+    assert len(place.store.requests) == 2
+
+
+def test_a_failed_load_burns_its_job_id_and_the_next_generation_loads_once(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = place.gcp.clients.bigquery
+    table = client.get_table(f"{place.gcp.project_id}.{place.dataset_id}.users_raw")
+    client.delete_table(table)
+    narrow = type(table)(table.reference, [each for each in table.schema if each.name != "_run_id"])
+    client.create_table(narrow)
+    assert place.run("--run-id", RUN_ID) == 1
+    assert "BigQuery failed job" in caplog.text
+    assert "No such field" in caplog.text
+    client.delete_table(table)
+    client.create_table(type(table)(table.reference, table.schema))
+    assert place.run("--resume") == 0
+    assert place.copies() == one_copy(RUN_ID)
+    jobs = {row["entity"]: row["job_id"] for row in place.rows("ingestion_runs")}
+    assert jobs["users"] == f"batch-{place.dataset_id}-users-{RUN_ID}-2"
+    # and again: the burnt generation is passed by, the good one is taken up
+    assert place.run("--run-id", RUN_ID) == 0
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
+
+
+def test_an_object_that_is_there_already_counts_as_ours_only_with_our_checksum(
+    place: Place, proxies: dict[str, FaultProxy], tmp_path: Path
+) -> None:
+    proxies["STORAGE"].mode = "refuse"
+    assert place.run("--run-id", RUN_ID, "--cloud-timeout", "0.2") == 3
+    proxies["STORAGE"].mode = "ok"
+    landing = raw_landing.read_receipt(place.raw_dir, RUN_ID, "users")
+    assert landing
+    bucket = place.gcp.clients.storage.bucket(place.bucket_name)
+    limits = bronze_load.Limits(30)
+    arguments = (bucket, landing.data_path, landing, place.raw_dir, limits)
+    created = bronze_load._create_once(*arguments)
+    # the answer to the first attempt was lost; the second meets 412
+    assert bronze_load._create_once(*arguments).generation == created.generation
+    (place.raw_dir / landing.data_path).write_bytes(b"another answer")
+    kept = bronze_load._create_once(*arguments)
+    assert (kept.generation, kept.crc32c) == (created.generation, landing.crc32c)
+
+
+def test_an_object_that_is_not_what_its_receipt_says_is_not_loaded(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    blob = place.gcp.clients.storage.bucket(place.bucket_name).blob(
+        f"raw/users/date=2026-11-22/run_id={RUN_ID}/data.json"
+    )
+    blob.upload_from_string(b'{"_run_id":"somebody else"}')
+    assert place.run("--run-id", RUN_ID, "--entities", "users") == 1
+    assert "is not what a run has landed" in caplog.text
+    assert place.rows("users_raw") == []
+    assert len(place.objects()) == 1
+
+
+def test_a_local_file_that_was_changed_is_not_loaded(
+    place: Place, proxies: dict[str, FaultProxy], caplog: pytest.LogCaptureFixture
+) -> None:
+    proxies["STORAGE"].mode = "refuse"
+    assert place.run("--entities", "users", "--cloud-timeout", "0.2") == 3
+    proxies["STORAGE"].mode = "ok"
+    (path,) = place.raw_dir.glob("users/date=*/run_id=*/data.json")
+    path.write_bytes(path.read_bytes().replace(b"a@b.c", b"x@y.z"))
+    assert place.run("--resume") == 1
+    assert "is not what was landed" in caplog.text
+    assert place.objects() == {}
+    assert place.rows("users_raw") == []
+
+
+def test_the_line_that_bigquery_complains_of_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_bytes(b'{"a":1}\n{"a":2}\n{"a":3}\n')
+    message = "Error while reading data: JSON parsing error in row starting at position {}: ..."
+    assert bronze_load.offending_line(file, message.format(0)) == 1
+    assert bronze_load.offending_line(file, message.format(8)) == 2
+    assert bronze_load.offending_line(file, message.format(23)) == 3
+    assert bronze_load.offending_line(file, message.format(24)) is None
+    assert bronze_load.offending_line(file, "something else") is None
+    assert bronze_load.offending_line(tmp_path / "gone", message.format(0)) is None
+
+
+def test_the_job_id_is_the_same_in_every_attempt_and_valid() -> None:
+    landing = raw_landing.Landing(
+        entity="users",
+        run_id=RUN_ID,
+        ingested_at="2026-11-22T10:00:00.000000Z",
+        source_url="https://fakestoreapi.com/users",
+        records=1,
+        quarantined=0,
+        bytes=1,
+        crc32c="AAAAAA==",
+        is_waiting=True,
+    )
+    later = msgspec.structs.replace(landing, ingested_at="2026-11-23T10:00:00.000000Z")
+    assert bronze_load.job_id("bronze_data", landing) == bronze_load.job_id("bronze_data", later)
+    assert bronze_load.job_id("bronze_data", landing) == f"batch-bronze_data-users-{RUN_ID}"
+
+
+@pytest.mark.slow
+def test_a_large_object_is_uploaded_resumably_and_loaded_once(place: Place) -> None:
+    line = b'{"id":%d,"title":"t","price":1.5,"category":"c","description":"%b"}'
+    many = b",".join(line % (number, b"x" * 300) for number in range(40_000))
+    place.store.answers["/products"] = [answer(200, b"[%b]" % many)]
+    for _ in range(2):
+        assert place.run("--run-id", RUN_ID, "--entities", "products", "--cloud-timeout", "30") == 0
+        sql = f"select count(*) as n from `{place.gcp.project_id}.{place.dataset_id}.products_raw`"
+        assert next(iter(place.gcp.clients.bigquery.query(sql).result())).n == 40_000
+    (blob,) = place.objects().values()
+    assert blob.size > 8 << 20

@@ -1,0 +1,327 @@
+"""Publishing: order, refusals, outages, signals; against a Pub/Sub that keeps what it is sent."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from cloudevents.core.formats.json import JSONFormat
+from google.pubsub_v1 import PubsubMessage
+
+from ingestion.carts import publisher as cart_publisher
+from ingestion.carts.outbox import Obstacle
+from ingestion.carts.publisher import PubSubPublisher
+from local_gcp import resources
+from local_gcp.servers import LocalGcp
+from tests.support.cart_histories import (
+    CartsSource,
+    Ended,
+    carts_source,
+    check_guarantees,
+    end_stage,
+    published,
+    run_here,
+    start_stage,
+)
+from tests.support.recording_pubsub import RecordingPubSub
+
+FLAGS = ("--project-id", "local-project", "--publish-timeout", "1")
+# runs in this process share gRPC's idea of when to connect again
+PATIENT = ("--publish-timeout", "15")
+Code = grpc.StatusCode
+
+
+@pytest.fixture
+def source() -> Iterator[CartsSource]:
+    with carts_source() as started:
+        for cart_id in range(1, 8):
+            started.put(cart_id, (cart_id, 1), (1, 2))
+        yield started
+
+
+@pytest.fixture
+def pubsub() -> Iterator[RecordingPubSub]:
+    server = RecordingPubSub()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def publisher(
+    pubsub: RecordingPubSub, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PubSubPublisher]:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.environment["PUBSUB_EMULATOR_HOST"])
+    with PubSubPublisher("local-project", "carts-events", lambda: False, 0.5) as opened:
+        yield opened
+
+
+def once(folder: Path, source: CartsSource, pubsub: RecordingPubSub, *flags: str) -> Ended:
+    return run_here(folder, source.url, "--once", *FLAGS, *flags, env=pubsub.environment)
+
+
+def document(cart_id: int, sequence: int = 1, padding: int = 0) -> bytes:
+    members = {
+        "id": f"{cart_id}-{sequence}",
+        "partitionkey": f"cart_{cart_id}",
+        "sequence": f"{sequence:010d}",
+        "padding": "x" * padding,
+    }
+    return json.dumps(members).encode()
+
+
+def refuse(cart_id: int, code: Code) -> Callable[[PubsubMessage], Code | None]:
+    return lambda message: code if message.ordering_key == f"cart_{cart_id}" else None
+
+
+def test_every_message_is_a_structured_cloudevent_with_its_cart_as_key(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    assert once(tmp_path, source, pubsub).code == 0
+    assert len(pubsub.messages) == 7
+    for message in pubsub.messages:
+        event = JSONFormat().read(None, message.data)
+        assert message.ordering_key == event.get_subject() == event.get_extension("partitionkey")
+        assert message.attributes == {"content-type": "application/cloudevents+json; charset=utf-8"}
+    assert sorted(pubsub.documents) == sorted(published(tmp_path))
+    check_guarantees(pubsub.documents, source)
+
+
+def test_the_events_of_a_cart_leave_in_order_and_those_of_many_side_by_side(
+    pubsub: RecordingPubSub, publisher: PubSubPublisher
+) -> None:
+    events = [document(cart, sequence) for sequence in range(1, 6) for cart in range(40)]
+    sending = publisher.send(events)
+    assert (list(sending.left), sending.obstacle) == (events, None)
+    for cart in range(40):
+        assert [each for each in pubsub.documents if b'"cart_%d"' % cart in each] == [
+            document(cart, sequence) for sequence in range(1, 6)
+        ]
+
+
+def test_a_lost_reply_makes_a_second_message_with_the_same_event(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.loses_replies = True
+    assert once(tmp_path, source, pubsub).code == 0
+    assert len(pubsub.messages) == 14
+    assert len(published(tmp_path)) == 7
+    check_guarantees(pubsub.documents, source)
+
+
+def test_an_event_that_is_too_large_is_refused_without_asking(
+    pubsub: RecordingPubSub, publisher: PubSubPublisher
+) -> None:
+    sending = publisher.send([document(1), document(2, 1, 10_000_000), document(2, 2)])
+    assert list(sending.left) == [document(1), document(2, 2)]
+    assert "too large: 100" in sending.refused[0].reason
+    assert len(pubsub.messages) == 2
+
+
+def test_a_refused_event_waits_in_the_dead_letters_until_it_is_replayed(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.judge = refuse(3, Code.INVALID_ARGUMENT)
+    refused = once(tmp_path, source, pubsub)
+    assert (refused.code, refused.summary["published"], refused.summary["dead_lettered"]) == (
+        3,
+        6,
+        1,
+    )
+    assert "--replay-dead-letters" in refused.log
+    (letters,) = (tmp_path / "events" / "dead_letter").glob("*.jsonl")
+    assert (
+        json.loads(letters.read_text())["reason"]
+        == "INVALID_ARGUMENT: refused with INVALID_ARGUMENT"
+    )
+    source.put(3, (9, 9))
+    assert once(tmp_path, source, pubsub).code == 3
+    assert once(tmp_path, source, pubsub, "--replay-dead-letters").code == 3
+    pubsub.judge = lambda message: None
+    replayed = once(tmp_path, source, pubsub, "--replay-dead-letters")
+    assert (replayed.code, replayed.summary["published"], replayed.summary["polls"]) == (0, 2, 0)
+    assert not letters.exists()
+    check_guarantees(pubsub.documents, source)
+
+
+@pytest.mark.parametrize(
+    ("code", "command"),
+    [
+        (Code.NOT_FOUND, "gcloud pubsub topics create carts-events --project local-project"),
+        (Code.PERMISSION_DENIED, "--role roles/pubsub.publisher"),
+        (Code.UNAUTHENTICATED, "--role roles/pubsub.publisher"),
+    ],
+)
+def test_a_topic_that_cannot_be_used_is_exit_1_with_the_command_and_loses_nothing(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub, code: Code, command: str
+) -> None:
+    pubsub.judge = lambda message: code
+    ended = run_here(tmp_path, source.url, *FLAGS, env=pubsub.environment)
+    assert (ended.code, ended.summary["waiting"]) == (1, 7)
+    assert "projects/local-project/topics/carts-events" in ended.log
+    assert "terraform" in ended.log
+    assert command in ended.log
+    pubsub.judge = lambda message: None
+    assert once(tmp_path, source, pubsub).summary["published"] == 7
+
+
+def test_what_happened_while_pubsub_was_down_arrives_in_order_when_it_is_back(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    assert once(tmp_path, source, pubsub).code == 0
+    pubsub.stop()
+    for count in (7, 8):
+        source.put(1, (1, count))
+        ended = once(tmp_path, source, pubsub)
+        assert ended.code == 3
+        assert str(tmp_path / "events" / "outbox") in ended.log
+        assert "near_realtime_ingestion_2.py --once" in ended.log
+    assert ended.summary["waiting"] == 2
+    pubsub.start()
+    ended = once(tmp_path, source, pubsub, *PATIENT)
+    assert (ended.code, ended.summary["published"], ended.summary["waiting"]) == (0, 2, 0)
+    check_guarantees(pubsub.documents, source)
+
+
+def test_the_loop_keeps_trying_and_delivers_when_pubsub_is_back(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.stop()
+    flags = (*FLAGS[:2], "--publish-timeout", "0.2", "--poll-interval", "0.1")
+    process = start_stage(tmp_path, source.url, *flags, env=pubsub.environment)
+    for count in (7, 8):
+        asked = source.requests
+        source.put(1, (1, count))
+        while source.requests < asked + 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+    pubsub.start()
+    while len(pubsub.messages) < 8:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert end_stage(process).code == 0
+    check_guarantees(pubsub.documents, source)
+
+
+def test_a_server_that_never_answers_is_given_up_in_bounded_time(
+    pubsub: RecordingPubSub, publisher: PubSubPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cart_publisher, "CALL_SECONDS", 0.2)
+    answers = iter([None, None])
+
+    def hang(message: PubsubMessage) -> None:
+        if next(answers, hang) is hang:
+            time.sleep(2)
+
+    pubsub.judge = hang
+    started = time.monotonic()
+    sending = publisher.send([document(cart) for cart in range(4)])
+    assert time.monotonic() - started < 2
+    assert sending.obstacle is Obstacle.UNREACHABLE
+    assert "DEADLINE_EXCEEDED" in sending.problem
+    assert len(sending.left) == 2
+
+
+def test_a_pubsub_that_dies_in_the_middle_gets_the_rest_when_it_is_back_empty(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    for cart_id in range(10, 200):
+        source.put(cart_id, (1, 1))
+
+    def die_after_fifty(message: PubsubMessage) -> Code | None:
+        return Code.UNAVAILABLE if len(pubsub.messages) >= 50 else None
+
+    pubsub.judge = die_after_fifty
+    ended = once(tmp_path, source, pubsub)
+    assert ended.code == 3
+    before = pubsub.documents
+    assert ended.summary["published"] == len(published(tmp_path)) == len(before)
+    pubsub.stop()
+    pubsub.messages, pubsub.judge = [], lambda message: None
+    pubsub.start()
+    assert once(tmp_path, source, pubsub, *PATIENT).code == 0
+    assert len({*before, *pubsub.documents}) == len(before) + len(pubsub.documents) == 197
+    check_guarantees(before + pubsub.documents, source)
+
+
+def test_sigterm_while_ten_thousand_events_leave_ends_bounded_and_loses_and_doubles_nothing(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    for cart_id in range(1, 10_001):
+        source.put(cart_id, (1, 1))
+    process = start_stage(tmp_path, source.url, *FLAGS, env=pubsub.environment)
+    while len(pubsub.messages) < 1000:
+        assert process.poll() is None
+        time.sleep(0.01)
+    sent_at = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    ended = end_stage(process)
+    assert time.monotonic() - sent_at < 3
+    assert ended.code == 0
+    assert 1000 <= len(pubsub.messages) < 10_000
+    assert ended.summary["waiting"] == 10_000 - len(pubsub.messages)
+    assert once(tmp_path, source, pubsub).code == 0
+    assert len(pubsub.messages) == 10_000
+    check_guarantees(pubsub.documents, source)
+
+
+def pulled(gcp: LocalGcp, topic: str, count: int) -> list[PubsubMessage]:
+    """Return `count` messages, or all that come within some seconds; Pub/Sub sends in pieces."""
+    subscription = f"projects/{gcp.project_id}/subscriptions/{topic}-pull"
+    messages: list[PubsubMessage] = []
+    deadline = time.monotonic() + 20
+    while len(messages) < count and time.monotonic() < deadline:
+        request = {"subscription": subscription, "max_messages": 100}
+        received = gcp.clients.subscriber.pull(request=request, timeout=10).received_messages
+        messages += [each.message for each in received]
+        if acknowledged := [each.ack_id for each in received]:
+            gcp.clients.subscriber.acknowledge(
+                request={"subscription": subscription, "ack_ids": acknowledged}, timeout=10
+            )
+    return messages
+
+
+def test_a_round_trip_through_the_emulator_gives_back_every_event_in_order(
+    tmp_path: Path, source: CartsSource, gcp: LocalGcp
+) -> None:
+    resources.make_pulled_topic(gcp.clients, "round-trip")
+    flags = ("--once", "--topic", "round-trip")
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 0
+    source.put(1, (5, 5))
+    del source.carts[2]
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 0
+    messages = pulled(gcp, "round-trip", 9)
+    assert sorted(message.data for message in messages) == sorted(published(tmp_path))
+    for message in messages:
+        event = JSONFormat().read(None, message.data)
+        assert message.ordering_key == event.get_subject()
+        assert message.attributes["content-type"].startswith(JSONFormat().get_content_type())
+    check_guarantees([message.data for message in messages], source)
+
+
+def test_an_emulator_that_was_killed_and_comes_back_empty_gets_what_it_had_not_acknowledged(
+    tmp_path: Path, source: CartsSource, gcp: LocalGcp
+) -> None:
+    resources.make_pulled_topic(gcp.clients, "killed")
+    flags = ("--once", "--topic", "killed", "--publish-timeout", "1")
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 0
+    before = pulled(gcp, "killed", 7)
+    gcp.kill("pubsub")
+    source.put(1, (5, 5))
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 3
+    source.put(1, (6, 6))
+    assert run_here(tmp_path, source.url, *flags, env=gcp.environment).code == 3
+    gcp.start("pubsub")
+    missing = run_here(tmp_path, source.url, *flags, *PATIENT, env=gcp.environment)
+    assert (missing.code, missing.summary["waiting"]) == (1, 2)
+    assert "gcloud pubsub topics create killed" in missing.log
+    resources.make_pulled_topic(gcp.clients, "killed")
+    ended = run_here(tmp_path, source.url, *flags, *PATIENT, env=gcp.environment)
+    assert (ended.code, ended.summary["published"]) == (0, 2)
+    after = pulled(gcp, "killed", 2)
+    check_guarantees([message.data for message in before + after], source)

@@ -1,0 +1,91 @@
+"""Valid records pass with their bytes, bad ones are set apart with a reason."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from ingestion import json_array
+from ingestion.json_array import BadAnswer, split_records
+from ingestion.records import Id, Window, check_records
+from tests.support.bytes_in_blocks import blocks_of
+
+
+class Record(msgspec.Struct):
+    id: Id
+    title: str
+
+
+def check(body: bytes) -> list[Window]:
+    return list(check_records(split_records([body]), Record))
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_array, "WINDOW_BYTES", 8)
+
+
+def test_valid_records_pass_with_their_bytes() -> None:
+    body = b'[{"id":1,"title":"a ","x":[1]}, {"title":"b","id":2}]'
+    (window,) = check(body)
+    assert [bytes(raw) for raw in window.raws] == [
+        b'{"id":1,"title":"a ","x":[1]}',
+        b'{"title":"b","id":2}',
+    ]
+    assert window.records == [Record(1, "a "), Record(2, "b")]
+    assert window.bad == []
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (b'{"title":"a"}', "missing required field `id`"),
+        (b'{"id":"1","title":"a"}', "got `str`"),
+        (b'{"id":true,"title":"a"}', "got `bool`"),
+        (b'{"id":1.0,"title":"a"}', "got `float`"),
+        (b'{"id":9223372036854775808,"title":"a"}', "<= 9223372036854775807"),
+        (b'{"id":9,"title":null}', "got `null`"),
+        (b"null", "Expected `object`, got `null`"),
+        (b'["id"]', "Expected `object`, got `array`"),
+        (b'{"id":9,"title":"\\ud83d"}', "not valid Unicode"),
+        (b'{"id":9,"title":"a","x":"\xff"}', "not valid Unicode"),
+    ],
+)
+def test_one_bad_record_is_set_apart_with_position_and_reason(record: bytes, reason: str) -> None:
+    good = [b'{"id":%d,"title":"t"}' % number for number in range(100, 120)]
+    body = b"[" + b",".join([*good[:3], record, *good[3:]]) + b"]"
+    (window,) = check(body)
+    assert [bytes(raw) for raw in window.raws] == good
+    assert [(bad.position, bad.raw) for bad in window.bad] == [(3, record)]
+    assert reason in window.bad[0].reason
+
+
+def test_more_than_a_tenth_of_bad_records_refuses_the_answer() -> None:
+    good = [b'{"id":%d,"title":"t"}' % number for number in range(18)]
+    check(b"[" + b",".join([*good, b'{"id":"x"}', b"5"]) + b"]")
+    with pytest.raises(BadAnswer, match="3 bad records of 21, the first at position 18"):
+        check(b"[" + b",".join([*good, b'{"id":"x"}', b"5", b"6"]) + b"]")
+
+
+def test_a_reason_never_shows_a_value() -> None:
+    with pytest.raises(BadAnswer) as refused:
+        check(b'[{"id":"sesame","title":"t","password":"sesame"}]')
+    assert "sesame" not in str(refused.value)
+
+
+def test_an_empty_list_is_refused() -> None:
+    with pytest.raises(BadAnswer, match="empty list"):
+        check(b" [ ] ")
+
+
+@pytest.mark.parametrize("number", [0, 7, 2**28, 2**62, -5])
+def test_an_id_that_stands_twice_refuses_the_answer_even_across_windows(
+    small_windows: None, number: int
+) -> None:
+    ids = [number, 1000, 1001, 1002, number]
+    body = json.dumps([{"id": each, "title": "t"} for each in ids]).encode()
+    windows = split_records(blocks_of(body, 5))
+    with pytest.raises(BadAnswer, match=f"id {number} twice"):
+        list(check_records(windows, Record))

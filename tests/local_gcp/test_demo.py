@@ -1,0 +1,92 @@
+"""The demo: the real scripts on a local GCP, from the API to gold, and an end at any moment."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+from ingestion.project import PROJECT_FOLDER
+from local_gcp.demo import change_carts, how_far
+from local_gcp.fake_store import SAMPLE_DATA, FakeStore
+from tests.support.local_gcp_process import Started, until
+from tests.support.shared import FAKESTORE
+
+# what runs without the demo leave in the project
+USER_FOLDERS = ("state", "events", "raw", "report", "ey_test_tech/target", "ey_test_tech/logs")
+
+
+def files_below(*folders: str) -> dict[Path, int]:
+    """Return the project's files in these folders, with when they were written."""
+    found = [file for folder in folders for file in (PROJECT_FOLDER / folder).rglob("*")]
+    return {file: file.stat().st_mtime_ns for file in found}
+
+
+def passwords(data_folder: Path) -> list[bytes]:
+    """Return every password in the data."""
+    users = json.loads((data_folder / "users.json").read_text(encoding="utf-8"))
+    return [user["password"].encode() for user in users]
+
+
+def test_the_changes_are_one_of_each_kind(fake_store: FakeStore) -> None:
+    url = f"{fake_store.url}/carts"
+    before = {cart["id"]: cart for cart in requests.get(url, timeout=5).json()}
+    assert list(change_carts(fake_store.url)) == ["cart_created", "cart_modified", "cart_deleted"]
+    after = {cart["id"]: cart for cart in requests.get(url, timeout=5).json()}
+    assert after.keys() == {1, 2, 3, 4, 5, 6, 8}
+    assert [
+        number for number in before.keys() & after.keys() if before[number] != after[number]
+    ] == [1]
+
+
+def test_dbt_is_as_far_as_it_said_last() -> None:
+    assert how_far("") == "reading the project"
+    assert how_far("1 of 147 START x\n2 of 147 START y") == "2 of 147"
+    assert how_far("9 of 9 OK\nDone. PASS=136 WARN=0") == "PASS=136 WARN=0"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("data_folder", [SAMPLE_DATA, FAKESTORE])
+def test_the_demo_ends_with_gold_and_touches_nothing_else(
+    start: Callable[..., Started], data_folder: Path, tmp_path: Path
+) -> None:
+    if not data_folder.is_dir():
+        pytest.skip("../shared/fakestore is missing: the real answers are not at hand")
+    before = files_below(*USER_FOLDERS)
+    demo = start("demo", "--data", str(data_folder))
+    demo.process.wait(550)
+    said = demo.out.read_text(encoding="utf-8")
+    assert demo.process.returncode == 0, demo.err.read_text() + said
+    assert demo.descendants() == []
+    assert "PASS=" in said
+    # 7 carts, one more, one fewer; products and users with their unknown member
+    for table, rows in {"dim_products": 21, "dim_users": 11}.items():
+        assert f"{table:<15} {rows:>5}" in said
+    root = tmp_path / "gcp" / "demo"
+    assert (root / "report" / "index.html").is_file()
+    assert files_below(*USER_FOLDERS) == before
+    written = [file.read_bytes() for file in root.rglob("*") if file.is_file()]
+    for password in passwords(data_folder):
+        assert not any(password in content for content in written)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+@pytest.mark.parametrize("moment", ["Fake Store", "cart abandoned"])
+def test_a_demo_that_is_stopped_leaves_nothing_behind(
+    start: Callable[..., Started], number: int, code: int, moment: str
+) -> None:
+    demo = start("demo")
+    until(lambda: moment in demo.out.read_text(encoding="utf-8"), 120)
+    demo.process.send_signal(number)
+    assert demo.process.wait(20) == code
+    until(lambda: not demo.descendants(), 10)
+    assert "Traceback" not in demo.err.read_text()

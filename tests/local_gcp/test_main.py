@@ -1,0 +1,250 @@
+"""The local GCP: what it creates, how it starts and ends, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from google.pubsub_v1 import types
+
+from ingestion.project import PROJECT_FOLDER
+from local_gcp import __main__ as local_gcp
+from local_gcp import resources, servers
+from local_gcp.__main__ import own_folder
+from local_gcp.fake_store import SAMPLE_DATA
+from local_gcp.servers import LocalGcp
+from local_gcp.subscription import sort_messages
+from tests.support.local_gcp_process import Started, until
+
+
+def rows(gcp: LocalGcp, sql: str) -> list[dict[str, Any]]:
+    """Return the rows of a query."""
+    return [dict(row) for row in gcp.clients.bigquery.query(sql).result()]
+
+
+def subscribe_to_bigquery(gcp: LocalGcp) -> tuple[str, str]:
+    """Create a topic with a BigQuery subscription; return the topic and the table."""
+    name = f"sub_{uuid.uuid4().hex[:8]}"
+    resources.make_bronze(gcp.clients, name)
+    resources.make_pulled_topic(gcp.clients, name)
+    topic = f"projects/{gcp.project_id}/topics/{name}"
+    table = f"{gcp.project_id}.{name}.carts_events_raw"
+    request = {
+        "name": f"projects/{gcp.project_id}/subscriptions/{name}-bigquery",
+        "topic": topic,
+        "bigquery_config": {"table": table, "write_metadata": True},
+    }
+    gcp.clients.subscriber.create_subscription(request=request, timeout=10)
+    return topic, table
+
+
+def test_it_creates_what_terraform_creates(gcp: LocalGcp) -> None:
+    project = f"projects/{gcp.project_id}"
+    datasets = {one.dataset_id for one in gcp.clients.bigquery.list_datasets()}
+    assert datasets >= {"bronze_data", "silver_data", "gold_data"}
+    tables = {one.table_id for one in gcp.clients.bigquery.list_tables("bronze_data")}
+    assert tables == set(resources.BRONZE_TABLES)
+    assert gcp.clients.storage.bucket(gcp.environment["GCS_BUCKET_NAME"]).exists()
+    listed = gcp.clients.subscriber.list_subscriptions(request={"project": project}, timeout=10)
+    assert {
+        one.name.rpartition("/")[2]: one.topic.rpartition("/")[2] for one in listed
+    }.items() >= {
+        "carts-events-pull": "carts-events",
+        "carts-events-bigquery": "carts-events",
+        "carts-events-dead-letter-pull": "carts-events-dead-letter",
+    }.items()
+
+
+def test_a_bigquery_subscription_writes_the_message_with_its_metadata(gcp: LocalGcp) -> None:
+    topic, table = subscribe_to_bigquery(gcp)
+    message = {
+        "data": '{"cart": 1, "note": "Ærø"}'.encode(),
+        "ordering_key": "cart_1",
+        "attributes": {"content-type": "application/cloudevents+json; charset=utf-8"},
+    }
+    request = {"topic": topic, "messages": [message]}
+    (message_id,) = gcp.clients.publisher.publish(request=request, timeout=10).message_ids
+    (row,) = until(lambda: rows(gcp, f"select * from `{table}`"))
+    assert abs(time.time() - row.pop("publish_time").timestamp()) < 60
+    assert row == {
+        "subscription_name": f"{topic.replace('/topics/', '/subscriptions/')}-bigquery",
+        "message_id": message_id,
+        "data": {"cart": 1, "note": "Ærø"},
+        "attributes": {**message["attributes"], "orderingKey": "cart_1"},  # type: ignore[dict-item]
+    }
+
+
+def test_a_bigquery_subscription_may_deliver_twice(gcp: LocalGcp) -> None:
+    topic, table = subscribe_to_bigquery(gcp)
+    gcp.kill("subscription")
+    gcp.start("subscription", "--deliver-twice")
+    try:
+        request = {"topic": topic, "messages": [{"data": b"{}"}]}
+        gcp.clients.publisher.publish(request=request, timeout=10)
+        twice = until(lambda: len(found := rows(gcp, f"select * from `{table}`")) > 1 and found)
+    finally:
+        gcp.kill("subscription")
+        gcp.start("subscription")
+    assert twice[0] == twice[1]
+
+
+def test_data_that_is_no_json_is_given_back() -> None:
+    published = {"message_id": "7", "publish_time": datetime.now(UTC)}
+    good = types.ReceivedMessage(ack_id="1", message={"data": b"{}", **published})
+    bad = [
+        types.ReceivedMessage(ack_id="2", message={"data": b"{"}),
+        types.ReceivedMessage(ack_id="3", message={"data": b"\xff"}),
+    ]
+    written, refused = sort_messages("s", [good, *bad])
+    assert (list(written), refused) == (["1"], ["2", "3"])
+
+
+def test_a_server_can_be_killed_and_started_again(gcp: LocalGcp) -> None:
+    gcp.kill("fake_store")
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{gcp.api_url}/carts", timeout=5)
+    gcp.start("fake_store")
+    assert len(requests.get(f"{gcp.api_url}/carts", timeout=5).json()) == 7
+
+
+def test_up_says_how_to_use_it_and_leaves_nothing_behind(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
+    # no Java on the PATH, and a HOME that is not there
+    up = start("up", PATH=os.path.dirname(sys.executable), HOME=str(tmp_path / "nowhere"))  # noqa: PTH120
+    exported = up.ready()
+    assert set(exported) >= {"GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST", "DBT_TARGET"}
+    assert requests.get(f"{exported['FAKE_STORE_API_URL']}/users", timeout=5).status_code == 200
+    assert "our stand-in for Google's emulator, as Java or its jar is missing" in up.err.read_text()
+    status = start("status")
+    status.process.wait(30)
+    assert f"up (pid {up.process.pid})" in status.out.read_text()
+    assert exported["BIGQUERY_EMULATOR_HOST"] in status.out.read_text()
+    up.process.send_signal(signal.SIGTERM)
+    assert up.process.wait(15) == 0
+    assert up.descendants() == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_killed_halfway_through_starting_it_leaves_nothing_behind(
+    start: Callable[..., Started], number: int, code: int
+) -> None:
+    up = start("up", "--pubsub", "stand-in")
+    until(lambda: len(up.descendants()) >= 2)
+    up.process.send_signal(number)
+    assert up.process.wait(15) == code
+    until(lambda: not up.descendants(), 8)
+
+
+def test_a_guard_that_is_killed_takes_its_server_along(start: Callable[..., Started]) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells a process that its parent has died")
+    up = start("up", "--pubsub", "stand-in")
+    for pid in until(lambda: len(found := up.descendants()) >= 4 and found):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"guard.py" in command:
+            os.kill(pid, signal.SIGKILL)
+    # the first that is missed ends the start
+    assert up.process.wait(15) == 1
+    until(lambda: not up.descendants(), 8)
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = local_gcp.main(["up", "--port-base", str(port), "--folder", str(tmp_path)])
+    assert code == 1
+    said = capsys.readouterr().err
+    assert said == f"Port {port} is not free for fake_store: give another --port-base, or none.\n"
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert local_gcp.main(["up", "--folder", str(tmp_path / "file" / "below")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be written" in said
+
+
+def test_data_without_carts_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("products", "users"):
+        shutil.copy(SAMPLE_DATA / f"{name}.json", tmp_path)
+    assert local_gcp.main(["demo", "--data", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{tmp_path} has no carts.json: give another --data.\n"
+
+
+def test_a_missing_emulator_is_wrong_usage_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(servers, "CLOUD_SDK_FOLDERS", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert local_gcp.main(["up", "--pubsub", "emulator", "--folder", str(tmp_path)]) == 2
+    assert "Java" in capsys.readouterr().err
+
+
+def test_without_the_environment_it_names_the_command_that_makes_it() -> None:
+    # -S: no package that was installed is found
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "local_gcp", "demo"],
+        cwd=PROJECT_FOLDER,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"The package \S+ is missing: run 'make setup'.*\n", done.stderr)
+
+
+def test_an_old_python_is_one_sentence() -> None:
+    pretend = (
+        "import runpy, sys; sys.version_info = (3, 10); "
+        "runpy.run_module('local_gcp', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", pretend],
+        cwd=PROJECT_FOLDER,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Python 3.11 or newer is needed")
+
+
+def test_each_run_has_a_folder_of_its_own_and_finds_it_empty(tmp_path: Path) -> None:
+    with own_folder(tmp_path, "demo") as first, own_folder(tmp_path, "demo") as second:
+        assert [first.name, second.name] == ["demo", "demo-2"]
+        (first / "old").write_text("of the first run")
+    with own_folder(tmp_path, "demo") as again:
+        assert (again.name, list(again.iterdir())) == ("demo", [])
+
+
+def test_status_says_that_nothing_runs_and_forgets_who_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "up").mkdir()
+    note = {"pid": 1, "servers": {"gcs": "http://127.0.0.1:1"}}
+    (tmp_path / "up" / "instance.json").write_text(json.dumps(note))
+    assert local_gcp.main(["status", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("No local Google Cloud runs here")

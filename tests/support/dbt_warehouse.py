@@ -1,0 +1,158 @@
+"""A BigQuery project of its own on the local GCP, with bronze tables, and dbt run in process."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dbt.cli.main import dbtRunner
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery, storage
+
+from ingestion.project import PROJECT_FOLDER
+
+DBT_PROJECT = PROJECT_FOLDER / "ey_test_tech"
+SCHEMAS = PROJECT_FOLDER / "terraform" / "schemas"
+PARTITION_COLUMNS = {
+    "products_raw": "_ingested_at",
+    "users_raw": "_ingested_at",
+    "carts_events_raw": "publish_time",
+    "ingestion_runs": "started_at",
+}
+TIMEOUT_SECONDS = 60.0
+
+Row = dict[str, Any]
+
+
+class DbtError(AssertionError):
+    """A dbt invocation did not succeed; the message lists the nodes and their errors."""
+
+
+class Warehouse:
+    """Bronze, silver and gold of one project."""
+
+    def __init__(self, environment: dict[str, str], project_id: str, folder: Path) -> None:
+        self.project_id = project_id
+        self.folder = folder
+        self.environment = environment | {
+            "GCP_PROJECT_ID": project_id,
+            "BQ_DATASET": "bronze_data",
+            "DBT_TARGET": "local",
+        }
+        self.client = bigquery.Client(
+            project=project_id,
+            location=environment["GCP_REGION"],
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": environment["BIGQUERY_EMULATOR_HOST"]},
+        )
+        self.bucket = storage.Client(
+            project=project_id,
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": environment["STORAGE_EMULATOR_HOST"]},
+        ).bucket(f"{project_id}-rows")
+        self.bucket.create()
+
+    def empty(self) -> None:
+        """Drop everything and make the four bronze tables of Terraform's schema files anew."""
+        for name in ("bronze_data", "silver_data", "gold_data"):
+            self.client.delete_dataset(name, delete_contents=True, not_found_ok=True)
+            self.client.create_dataset(name)
+        for name, partition_column in PARTITION_COLUMNS.items():
+            table = bigquery.Table(
+                f"{self.project_id}.bronze_data.{name}", schema=self.schema_of(name)
+            )
+            table.time_partitioning = bigquery.TimePartitioning(field=partition_column)
+            self.client.create_table(table)
+
+    def schema_of(self, bronze_table: str) -> list[bigquery.SchemaField]:
+        """Return the columns of a bronze table."""
+        return self.client.schema_from_json(str(SCHEMAS / f"{bronze_table}.json"))
+
+    def load(self, bronze_table: str, rows: Iterable[Row]) -> None:
+        """Append rows by a load job, as the pipeline does."""
+        blob = self.bucket.blob(f"{uuid.uuid4()}.json")
+        blob.upload_from_string("\n".join(json.dumps(row) for row in rows))
+        self.client.load_table_from_uri(
+            f"gs://{self.bucket.name}/{blob.name}",
+            f"{self.project_id}.bronze_data.{bronze_table}",
+            job_config=bigquery.LoadJobConfig(
+                source_format="NEWLINE_DELIMITED_JSON", schema=self.schema_of(bronze_table)
+            ),
+            timeout=TIMEOUT_SECONDS,
+        ).result(timeout=TIMEOUT_SECONDS)
+
+    def load_all(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """Append (bronze table, row) pairs."""
+        by_table: dict[str, list[Row]] = defaultdict(list)
+        for bronze_table, row in rows:
+            by_table[bronze_table].append(row)
+        for bronze_table, of_table in by_table.items():
+            self.load(bronze_table, of_table)
+
+    def rows(self, query: str) -> list[Row]:
+        """Return the rows of a query."""
+        job = self.client.query(query, timeout=TIMEOUT_SECONDS)
+        return [dict(row) for row in job.result(timeout=TIMEOUT_SECONDS)]
+
+    def table(self, name: str) -> list[Row]:
+        """Return all rows of `dataset.table`."""
+        return self.rows(f"select * from `{self.project_id}`.{name}")
+
+    def tables(self, dataset: str) -> dict[str, list[Row]]:
+        """Return all rows of all tables and views of a dataset."""
+        names = sorted(table.table_id for table in self.client.list_tables(dataset))
+        return {name: self.table(f"{dataset}.{name}") for name in names}
+
+    def compiled_tests(self) -> dict[str, str]:
+        """Return the SQL of every data test by its name, compiled and not run."""
+        self.dbt("compile", "--select", "test_type:data")
+        manifest = json.loads((self.folder / "manifest.json").read_text())
+        tests = [n for n in manifest["nodes"].values() if n["resource_type"] == "test"]
+        return {test["name"]: Path(test["compiled_path"]).read_text() for test in tests}
+
+    def dbt(self, *arguments: str) -> list[str]:
+        """Run dbt on this project; return the SQL statements it sent, in their order."""
+        statements: list[str] = []
+
+        def collect(event: Any) -> None:
+            if event.info.name == "SQLQuery":
+                statements.append(event.data.sql)
+
+        before = dict(os.environ)
+        os.environ.update(self.environment)
+        try:
+            outcome = dbtRunner(callbacks=[collect]).invoke(
+                [
+                    *("--quiet", "--no-use-colors", "--log-level-file", "none"),
+                    *arguments,
+                    *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
+                    *("--target-path", str(self.folder)),
+                ]
+            )
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        if not outcome.success:
+            problems = [
+                f"{result.node.name}: {result.status} {result.message}"
+                for result in getattr(outcome.result, "results", [])
+                if result.status in ("error", "fail", "runtime error")
+            ]
+            raise DbtError("\n".join(problems) or str(outcome.exception))
+        return statements
+
+
+def comparable(rows: Iterable[Row]) -> list[tuple[tuple[str, Any], ...]]:
+    """Return rows in an order of their own, with columns by name, for whole-table equality."""
+    return sorted((tuple(sorted(row.items())) for row in rows), key=repr)
+
+
+def today() -> dt.date:
+    """Return today's date where dbt looks for it."""
+    return dt.datetime.now(dt.UTC).date()

@@ -1,0 +1,306 @@
+"""What every gold table must hold for a shop of shop_history, worked out in plain Python."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from tests.support.shop_history import UNKNOWN_DAY, Row, Shop, Version
+
+UNKNOWN_FROM = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def gold(shop: Shop) -> dict[str, list[Row]]:
+    """Return the rows of every gold table, by table."""
+    lines = fact_cart_items(shop)
+    return {
+        "dim_products": dimension(shop, "products"),
+        "dim_users": dimension(shop, "users"),
+        "dim_dates": dim_dates(line["date_day"] for line in lines),
+        "fact_cart_items": lines,
+        "kpi_totals": [kpi_totals(lines)],
+        "kpi_days": kpi_days(lines),
+        "kpi_products": kpi_products(shop, lines),
+        "kpi_categories": kpi_categories(shop, lines),
+        "kpi_users": kpi_users(shop, lines),
+        "kpi_cart_lifecycle": kpi_cart_lifecycle(shop),
+        "pipeline_health": pipeline_health(shop),
+        "pipeline_runs": pipeline_runs(shop),
+    }
+
+
+def rounded(value: Decimal | float, places: int) -> Decimal:
+    """Round half away from zero, as BigQuery's NUMERIC does."""
+    return Decimal(value).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
+
+
+def key_of(number: int, version: Version) -> str:
+    """Return the surrogate key of a version."""
+    return f"{number}@{(version.valid_from - EPOCH) // dt.timedelta(microseconds=1)}"
+
+
+def dimension(shop: Shop, entity: str) -> list[Row]:
+    """Return dim_products or dim_users."""
+    noun = entity.removesuffix("s")
+    unknown = {"title": "unknown", "category": "unknown", "price": None}
+    rows = [
+        {
+            f"{noun}_key": "unknown",
+            f"{noun}_id": None,
+            **(unknown if noun == "product" else {"city": "unknown"}),
+            "is_listed": False,
+            "valid_from": UNKNOWN_FROM,
+            "valid_to": None,
+            "is_current": True,
+        }
+    ]
+    for number, versions in shop.versions[entity].items():
+        rows += [
+            {
+                f"{noun}_key": key_of(number, version),
+                f"{noun}_id": number,
+                **version.attributes,
+                "is_listed": version.is_listed,
+                "valid_from": version.valid_from,
+                "valid_to": version.valid_to,
+                "is_current": version.valid_to is None,
+            }
+            for version in versions
+        ]
+    return rows
+
+
+def version_at(versions: list[Version], moment: dt.datetime) -> Version:
+    """Return the version that held, or the first where history knows none."""
+    return (
+        [v for v in versions if v.valid_from <= moment][-1]
+        if (versions[0].valid_from <= moment)
+        else versions[0]
+    )
+
+
+def fact_cart_items(shop: Shop) -> list[Row]:
+    """Return the lines of the carts that exist, priced as of each cart's last change."""
+    rows = []
+    for cart_id, (cart, changed_at) in shop.visible.items():
+        user = shop.versions["users"].get(cart["userId"])
+        for number, line in enumerate(cart["products"], start=1):
+            product = shop.versions["products"].get(line["productId"])
+            version = version_at(product, changed_at) if product else None
+            price = version.attributes["price"] if version else None
+            day = cart["date"]
+            rows.append(
+                {
+                    "cart_item_key": f"{cart_id}-{number}",
+                    "cart_id": cart_id,
+                    "line_number": number,
+                    "user_id": cart["userId"],
+                    "user_key": key_of(cart["userId"], version_at(user, changed_at))
+                    if user
+                    else "unknown",
+                    "product_id": line["productId"],
+                    "product_key": key_of(line["productId"], version) if version else "unknown",
+                    "date_day": dt.date.fromisoformat(day[:10]) if day else UNKNOWN_DAY,
+                    "quantity": line["quantity"],
+                    "unit_price": price,
+                    "line_total": None if price is None else price * line["quantity"],
+                    "cart_changed_at": changed_at,
+                }
+            )
+    return rows
+
+
+def dim_dates(days: Iterable[dt.date]) -> list[Row]:
+    """Return the calendar from 2020 over the carts' days."""
+    used = set(days)
+    known = used - {UNKNOWN_DAY}
+    first = min(known | {dt.date(2020, 1, 1)})
+    last = max(known | {dt.date(2020, 12, 31)})
+    calendar = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
+    return [
+        {
+            "date_day": day,
+            "year": day.year,
+            "quarter": (day.month + 2) // 3,
+            "month": day.month,
+            "day_of_month": day.day,
+            "iso_week": day.isocalendar().week,
+            "iso_day_of_week": day.isoweekday(),
+            "year_month": f"{day:%Y-%m}",
+            "is_weekend": day.isoweekday() > 5,
+            "is_unknown": day == UNKNOWN_DAY,
+        }
+        for day in [*calendar, *(used & {UNKNOWN_DAY})]
+    ]
+
+
+def totals(lines: list[Row]) -> Row:
+    """Return the figures that every KPI table gives for its share of the lines."""
+    return {
+        "carts": len({line["cart_id"] for line in lines}),
+        "cart_lines": len(lines),
+        "units": sum(line["quantity"] for line in lines),
+        "value": sum((line["line_total"] or Decimal() for line in lines), Decimal()),
+    }
+
+
+def cart_figures(lines: list[Row]) -> Row:
+    """Return the figures on whole carts."""
+    days = {line["date_day"] for line in lines} - {UNKNOWN_DAY}
+    figures = totals(lines)
+    carts = figures["carts"]
+    return {
+        "average_cart_value": rounded(figures["value"] / carts, 2) if carts else None,
+        "first_cart_date": min(days, default=None),
+        "last_cart_date": max(days, default=None),
+    }
+
+
+def grouped(lines: list[Row], column: str) -> dict[Any, list[Row]]:
+    """Return the lines by the value of a column."""
+    groups: dict[Any, list[Row]] = defaultdict(list)
+    for line in lines:
+        groups[line[column]].append(line)
+    return groups
+
+
+def kpi_totals(lines: list[Row]) -> Row:
+    """Return the one row on the whole shop."""
+    return totals(lines) | cart_figures(lines)
+
+
+def kpi_days(lines: list[Row]) -> list[Row]:
+    """Return the figures by the carts' day."""
+    return [
+        {"date_day": day}
+        | totals(share)
+        | {"lines_without_price": sum(line["unit_price"] is None for line in share)}
+        for day, share in grouped(lines, "date_day").items()
+    ]
+
+
+def kpi_products(shop: Shop, lines: list[Row]) -> list[Row]:
+    """Return the figures by product, also of those in no cart."""
+    shares = grouped(lines, "product_id")
+    unknown = Version({"title": "unknown", "category": "unknown", "price": None}, False, EPOCH)
+    rows = []
+    for number in shop.versions["products"].keys() | shares.keys():
+        version = shop.versions["products"].get(number, [unknown])[-1]
+        rows.append(
+            {
+                "product_id": number,
+                "title": version.attributes["title"],
+                "category": version.attributes["category"],
+                "list_price": version.attributes["price"],
+                "is_listed": version.is_listed,
+            }
+            | totals(shares.get(number, []))
+        )
+    return rows
+
+
+def kpi_categories(shop: Shop, lines: list[Row]) -> list[Row]:
+    """Return the figures by the category as of the cart's last change."""
+    categories = {
+        key_of(number, version): version.attributes["category"]
+        for number, versions in shop.versions["products"].items()
+        for version in versions
+    }
+    named = [line | {"category": categories.get(line["product_key"], "unknown")} for line in lines]
+    return [
+        {"category": name} | totals(share) for name, share in grouped(named, "category").items()
+    ]
+
+
+def kpi_users(shop: Shop, lines: list[Row]) -> list[Row]:
+    """Return the figures by user, also of those without a cart."""
+    shares = grouped(lines, "user_id")
+    rows = []
+    for number in shop.versions["users"].keys() | shares.keys():
+        version = shop.versions["users"].get(number, [Version({"city": "unknown"}, False, EPOCH)])[
+            -1
+        ]
+        figures = totals(shares.get(number, []))
+        del figures["cart_lines"]
+        rows.append(
+            {
+                "user_id": number,
+                "city": version.attributes["city"],
+                "is_listed": version.is_listed,
+            }
+            | figures
+            | cart_figures(shares.get(number, []))
+        )
+    return rows
+
+
+def kpi_cart_lifecycle(shop: Shop) -> list[Row]:
+    """Return what the polls saw by day."""
+    names = (
+        "snapshot_carts",
+        "created_carts",
+        "modifications",
+        "deleted_carts",
+        "superseded_carts",
+    )
+    return [
+        {"day": day}
+        | {name: counts[name] for name in names}
+        | {
+            "whole_lives": len(lengths := shop.life_lengths.get(day, [])),
+            "average_life_hours": rounded(sum(lengths) / len(lengths) / 3600, 2)
+            if lengths
+            else None,
+        }
+        for day, counts in shop.lifecycle.items()
+        if any(counts.values())
+    ]
+
+
+def pipeline_health(shop: Shop) -> list[Row]:
+    """Return the pipeline's figures by day."""
+    names = (
+        "runs",
+        "failed_runs",
+        "records",
+        "quarantined",
+        "deliveries",
+        "events",
+        "duplicates",
+        "rejected_events",
+    )
+    rows = []
+    for day, counts in shop.health.items():
+        milliseconds = [lag // dt.timedelta(milliseconds=1) for lag in shop.lags.get(day, [])]
+        average = Decimal(sum(milliseconds)) / len(milliseconds) if milliseconds else None
+        rows.append(
+            {"day": day}
+            | {name: counts[name] for name in names}
+            | {
+                "average_lag_seconds": None if average is None else rounded(average / 1000, 3),
+                "max_lag_seconds": Decimal(max(milliseconds)) / 1000 if milliseconds else None,
+            }
+        )
+    return rows
+
+
+def pipeline_runs(shop: Shop) -> list[Row]:
+    """Return the newest run of each entity."""
+    return [
+        {
+            "entity": entity,
+            "run_id": run["run_id"],
+            "status": run["status"],
+            "records": run["records"],
+            "quarantined": run["quarantined"],
+            "object_bytes": run["bytes"],
+            "started_at": run["started_at"],
+            "finished_at": run["finished_at"],
+            "loaded_at": shop.loaded_at.get(entity),
+        }
+        for entity, run in shop.newest_runs.items()
+    ]

@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ingestion import settings
+from ingestion.arguments import seconds
 from ingestion.batch.landing import (
     Landing,
     LandingError,
@@ -413,33 +414,32 @@ def _shown(value: object) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line; its defaults are the environment's."""
-    environment = os.environ.get
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--project-id",
-        default=environment("GCP_PROJECT_ID"),
+        default=settings.setting("GCP_PROJECT_ID"),
         help="Google Cloud project (default: $GCP_PROJECT_ID)",
     )
     parser.add_argument(
         "--bucket-name",
-        default=environment("GCS_BUCKET_NAME"),
+        default=settings.setting("GCS_BUCKET_NAME"),
         help="bucket of the raw zone (default: $GCS_BUCKET_NAME)",
     )
     parser.add_argument(
         "--dataset-id",
-        default=environment("BQ_DATASET", "bronze_data"),
+        default=settings.setting("BQ_DATASET") or "bronze_data",
         help="dataset of the bronze tables (default: $BQ_DATASET, else bronze_data)",
     )
     parser.add_argument(
         "--region",
-        default=environment("GCP_REGION", settings.DEFAULT_REGION),
+        default=settings.setting("GCP_REGION") or settings.DEFAULT_REGION,
         help=f"location of the dataset (default: $GCP_REGION, else {settings.DEFAULT_REGION})",
     )
     parser.add_argument(
         "--api-url",
-        default=environment("FAKE_STORE_API_URL", settings.DEFAULT_API_URL),
+        default=settings.setting("FAKE_STORE_API_URL") or settings.DEFAULT_API_URL,
         help="address of the API (default: $FAKE_STORE_API_URL, else the public Fake Store)",
     )
     parser.add_argument(
@@ -463,14 +463,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--api-timeout",
-        type=float,
+        type=seconds,
         default=TIMEOUT[1],
         metavar="SECONDS",
         help=f"silence after which the API is asked again (default: {TIMEOUT[1]:g})",
     )
     parser.add_argument(
         "--cloud-timeout",
-        type=float,
+        type=seconds,
         default=CLOUD_SECONDS,
         metavar="SECONDS",
         help="how long Google Cloud may take for one answer, and for all retries of a call "

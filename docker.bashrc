@@ -11,7 +11,7 @@ if [[ -f $key ]]; then export GOOGLE_APPLICATION_CREDENTIALS=$key; fi
 export TF_VAR_environment=dev TF_VAR_gcp_project_id=$GCP_PROJECT_ID TF_VAR_gcp_region=$GCP_REGION \
     TF_VAR_bq_dataset=$BQ_DATASET TF_VAR_gcs_bucket_name=$GCS_BUCKET_NAME
 
-if [[ ${GCP_PROJECT_ID:-your-} == your-* ]]; then
+if [[ ${GCP_PROJECT_ID:-your-project-id} == your-project-id ]]; then
     cat <<'NEXT'
 Next step: make demo
   runs the whole pipeline on a local Google Cloud; needs no account and no key.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
@@ -378,7 +377,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--project-id",
-        default=os.environ.get("GCP_PROJECT_ID"),
+        default=settings.setting("GCP_PROJECT_ID"),
         help="GCP project (default: $GCP_PROJECT_ID)",
     )
     parser.add_argument(
@@ -402,7 +401,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         project_id = settings.require(args.project_id, "GCP_PROJECT_ID", "--project-id")
-        location = os.environ.get("GCP_REGION", settings.DEFAULT_REGION)
+        location = settings.setting("GCP_REGION") or settings.DEFAULT_REGION
         gold = read_gold(settings.bigquery_client(project_id, location), args.dataset_id)
         page = render(
             gold,

@@ -35,13 +35,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ingestion.arguments import count, seconds
 from ingestion.carts.changes import GATE_POLLS, Change
 from ingestion.carts.outbox import DamagedBatchError, Delivery, EventFolder, Obstacle, Send, Sending
 from ingestion.carts.poller import Ask, Poller, PollResult, StateError
 from ingestion.carts.state import CorruptStateError
 from ingestion.durable_files import AnotherWriterError, single_writer
 from ingestion.json_array import BadAnswer
-from ingestion.settings import DEFAULT_API_URL, ConfigurationError, load_environment, require
+from ingestion.settings import (
+    DEFAULT_API_URL,
+    ConfigurationError,
+    load_environment,
+    require,
+    setting,
+)
 from ingestion.source import Answer, FetchFailed, fetch, open_session, public_url
 
 log = logging.getLogger("near_realtime_ingestion_2")
@@ -317,14 +324,6 @@ def run(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> int:
     return code
 
 
-def positive(text: str) -> int:
-    """Return a number of polls; argparse turns the ValueError into a sentence."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; defaults come from the environment."""
     parser = argparse.ArgumentParser(
@@ -333,24 +332,24 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--project-id",
-        default=os.environ.get("GCP_PROJECT_ID"),
+        default=setting("GCP_PROJECT_ID"),
         help="GCP project (default: $GCP_PROJECT_ID)",
     )
     add("--topic", default="carts-events", help="Pub/Sub topic (default: %(default)s)")
     add(
         "--api-url",
-        default=os.environ.get("FAKE_STORE_API_URL") or DEFAULT_API_URL,
+        default=setting("FAKE_STORE_API_URL") or DEFAULT_API_URL,
         help=f"the API's address (default: $FAKE_STORE_API_URL, else {DEFAULT_API_URL})",
     )
     add(
         "--poll-interval",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="from the start of a poll to the start of the next (default: %(default)g)",
     )
     add("--once", action="store_true", help="poll once")
-    add("--max-polls", type=positive, metavar="N", help="end after so many polls")
+    add("--max-polls", type=count, metavar="N", help="end after so many polls")
     add("--local-only", action="store_true", help="no Pub/Sub: events go to the event store only")
     add(
         "--state-file",
@@ -379,14 +378,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--source-timeout",
-        type=float,
+        type=seconds,
         default=SOURCE_SECONDS,
         metavar="SECONDS",
         help="of silence before the API's answer counts as lost (default: %(default)g)",
     )
     add(
         "--publish-timeout",
-        type=float,
+        type=seconds,
         default=PUBLISH_SECONDS,
         metavar="SECONDS",
         help="to keep trying before Pub/Sub counts as unreachable (default: %(default)g)",

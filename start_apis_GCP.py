@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import re
 import sys
 import time
@@ -35,7 +34,7 @@ from google.api_core.exceptions import (
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
-from ingestion.settings import ConfigurationError, credentials, load_environment, require
+from ingestion.settings import ConfigurationError, credentials, load_environment, require, setting
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -286,7 +285,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--project-id",
-        default=os.environ.get("GCP_PROJECT_ID"),
+        default=setting("GCP_PROJECT_ID"),
         help="GCP project (default: $GCP_PROJECT_ID)",
     )
     parser.add_argument(
@@ -303,8 +302,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     # its warnings repeat, per attempt, what the last sentence says once
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    endpoint = os.environ.get("SERVICE_USAGE_ENDPOINT") or DEFAULT_ENDPOINT
-    emulated = [name for name in EMULATORS if os.environ.get(name)]
+    endpoint = setting("SERVICE_USAGE_ENDPOINT") or DEFAULT_ENDPOINT
+    emulated = [name for name in EMULATORS if setting(name)]
     if emulated and endpoint == DEFAULT_ENDPOINT:
         log.info("nothing to enable: %s is set, and the local GCP has no APIs", emulated[0])
         return 0

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_KEY_FILE = PROJECT_FOLDER / "credentials" / "gcp-key.json"
 DEFAULT_API_URL = "https://fakestoreapi.com"
-DEFAULT_REGION = "europe-west1"
-PLACEHOLDER_PREFIX = "your-"
+DEFAULT_REGION = "europe-west9"
+# what stands in the committed .env until somebody edits it
+PLACEHOLDERS = frozenset({"your-project-id", "your-project-id-raw-data-2026-xyz"})
 
 
 class ConfigurationError(Exception):
@@ -40,7 +41,7 @@ def load_environment(env_file: Path = PROJECT_FOLDER / ".env") -> None:
     """
     for name, value in dotenv_values(env_file).items():
         current = os.environ.get(name)
-        if value and (not current or current.startswith(PLACEHOLDER_PREFIX)):
+        if value and (not current or current in PLACEHOLDERS):
             os.environ[name] = value
     key_file = os.environ.pop("GOOGLE_APPLICATION_CREDENTIALS", "")
     if key_file:
@@ -49,11 +50,16 @@ def load_environment(env_file: Path = PROJECT_FOLDER / ".env") -> None:
         os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(DEFAULT_KEY_FILE)
 
 
+def setting(name: str) -> str | None:
+    """Return a variable of the environment; one that is empty counts as not set."""
+    return os.environ.get(name) or None
+
+
 def require(value: str | None, name: str, flag: str) -> str:
     """Return `value`, or raise ConfigurationError where it is missing or still a placeholder."""
     if not value:
         raise ConfigurationError(f"{name} is not set: give {flag}, or set {name} in .env.")
-    if value.startswith(PLACEHOLDER_PREFIX):
+    if value in PLACEHOLDERS:
         raise ConfigurationError(
             f"{name} is still the placeholder '{value}': edit {name} in .env, or give {flag}."
         )
@@ -70,7 +76,7 @@ def credentials(emulator_variable: str = "") -> Credentials:
     from google.auth.credentials import AnonymousCredentials
     from google.auth.exceptions import GoogleAuthError
 
-    if os.environ.get(emulator_variable):
+    if setting(emulator_variable):
         return AnonymousCredentials()  # type: ignore[no-untyped-call]
     try:
         found, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingestion.project import SCHEMA_FOLDER
+from ingestion.settings import DEFAULT_REGION
 from local_gcp.clients import Clients
 
 PROJECT_ID = "local-project"
-REGION = "europe-west1"
+REGION = DEFAULT_REGION
 BUCKET_NAME = "local-raw"
 BRONZE_DATASET = "bronze_data"
 DATASETS = (BRONZE_DATASET, "silver_data", "gold_data")

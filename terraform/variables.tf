@@ -65,7 +65,7 @@ variable "gcp_project_id" {
   type        = string
 
   validation {
-    condition     = !startswith(var.gcp_project_id, "your-")
+    condition     = var.gcp_project_id != "your-project-id"
     error_message = "gcp_project_id is still the placeholder: write the project's id into the .tfvars file."
   }
 
@@ -78,11 +78,11 @@ variable "gcp_project_id" {
 variable "gcp_region" {
   description = "GCP_REGION in .env: one region for the bucket, the datasets and the stored messages. A load job needs bucket and dataset in one place."
   type        = string
-  default     = "europe-west1"
+  default     = "europe-west9"
 
   validation {
     condition     = contains(local.regions, var.gcp_region)
-    error_message = "gcp_region is not a Google Cloud region such as europe-west1. Multi-regions (EU, US) do not do: Pub/Sub stores messages in regions. If the region is newer than this list, add it to regions.tf."
+    error_message = "gcp_region is not a Google Cloud region such as europe-west9. Multi-regions (EU, US) do not do: Pub/Sub stores messages in regions. If the region is newer than this list, add it to regions.tf."
   }
 }
 
@@ -91,7 +91,7 @@ variable "gcs_bucket_name" {
   type        = string
 
   validation {
-    condition     = !startswith(var.gcs_bucket_name, "your-")
+    condition     = var.gcs_bucket_name != "your-project-id-raw-data-2026-xyz"
     error_message = "gcs_bucket_name is still the placeholder: write a name into the .tfvars file, such as the project's id followed by -raw."
   }
 

@@ -582,7 +582,10 @@ def test_the_log_goes_to_stderr_and_the_table_to_stdout(
     [
         (["--resume", "--local-only"], "exclude each other"),
         (["--project-id", "your-project-id"], "GCP_PROJECT_ID is still the placeholder"),
-        (["--project-id", "p", "--bucket-name", "your-bucket-name"], "GCS_BUCKET_NAME is still"),
+        (
+            ["--project-id", "p", "--bucket-name", "your-project-id-raw-data-2026-xyz"],
+            "GCS_BUCKET_NAME is still",
+        ),
     ],
 )
 def test_wrong_configuration_ends_with_exit_2_and_what_to_edit(

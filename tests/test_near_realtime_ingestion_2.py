@@ -127,7 +127,7 @@ def test_a_source_that_fails_again_and_again_is_given_up_and_leaves_all_as_it_wa
     tmp_path: Path,
 ) -> None:
     """As above, for what is tried again: all at once, because they take seconds."""
-    flags = ("--local-only", "--poll-interval", "0", "--source-timeout", "0.5")
+    flags = ("--local-only", "--poll-interval", "0.01", "--source-timeout", "0.5")
     with ExitStack() as sources:
         running = {}
         for name, (fault, _) in PASSING_FAULTS.items():
@@ -148,7 +148,7 @@ def test_a_source_that_fails_again_and_again_is_given_up_and_leaves_all_as_it_wa
 def test_the_loop_goes_on_while_the_source_is_down_and_tells_the_gap(
     tmp_path: Path, source: CartsSource
 ) -> None:
-    flags = ("--local-only", "--poll-interval", "0")
+    flags = ("--local-only", "--poll-interval", "0.01")
     run_stage(tmp_path, source.url, "--once", *flags)
     last_good = json.loads(published(tmp_path)[0])["time"]
     source.fault = Fault(b"null")

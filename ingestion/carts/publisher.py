@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -29,7 +28,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOT
 
 from ingestion.carts.outbox import Obstacle, Refusal, Sending
 from ingestion.durable_files import failpoint
-from ingestion.settings import ConfigurationError, credentials
+from ingestion.settings import ConfigurationError, credentials, setting
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +216,7 @@ def _refuses_event(error: grpc.aio.AioRpcError) -> bool:
 
 async def _open_transport() -> PublisherGrpcAsyncIOTransport:
     """Return the library's transport; it must be made inside the loop that uses it."""
-    if emulator := os.environ.get("PUBSUB_EMULATOR_HOST"):
+    if emulator := setting("PUBSUB_EMULATOR_HOST"):
         channel = grpc.aio.insecure_channel(emulator, options=_CHANNEL_OPTIONS)
         return PublisherGrpcAsyncIOTransport(channel=channel)
     return PublisherGrpcAsyncIOTransport(credentials=credentials(), channel=_secure_channel)

@@ -2,8 +2,8 @@ environment = "dev"
 
 # The two placeholders are refused until they are edited.
 gcp_project_id  = "your-project-id"
-gcs_bucket_name = "your-bucket-name"
-gcp_region      = "europe-west1"
+gcs_bucket_name = "your-project-id-raw-data-2026-xyz"
+gcp_region      = "europe-west9"
 
 # torn down with one command: its data can be fetched again
 deletion_protection = false

@@ -44,7 +44,7 @@ run "placeholder_bucket" {
   command = plan
 
   variables {
-    gcs_bucket_name = "your-bucket-name"
+    gcs_bucket_name = "your-project-id-raw-data-2026-xyz"
   }
 
   expect_failures = [var.gcs_bucket_name]
@@ -114,7 +114,7 @@ run "zone_for_a_region" {
   command = plan
 
   variables {
-    gcp_region = "europe-west1-b"
+    gcp_region = "europe-west9-b"
   }
 
   expect_failures = [var.gcp_region]

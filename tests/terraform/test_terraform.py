@@ -154,7 +154,7 @@ def test_a_second_plan_is_empty_and_outputs_go_into_dotenv(terraform: Terraform)
     dotenv.write_text(terraform.run("output", "-raw", "dotenv").stdout)
     assert dotenv_values(dotenv) == {
         "GCP_PROJECT_ID": VARIABLES["gcp_project_id"],
-        "GCP_REGION": "europe-west1",
+        "GCP_REGION": "europe-west9",
         "BQ_DATASET": "bronze_data",
         "GCS_BUCKET_NAME": VARIABLES["gcs_bucket_name"],
     }

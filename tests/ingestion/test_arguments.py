@@ -1,0 +1,29 @@
+"""Numbers of a command line are refused in one sentence, the same for every script."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+
+import pytest
+
+from ingestion.arguments import count, seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "-inf", "1e400", "soon", "", "1e9"])
+def test_what_no_clock_can_wait_for_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="is no number of seconds"):
+        seconds(text)
+
+
+def test_seconds_may_be_parts_of_one() -> None:
+    assert [seconds("0.5"), seconds("60")] == [0.5, 60.0]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "nan", "many", ""])
+def test_what_counts_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="is no whole number"):
+        count(text)
+
+
+def test_a_count_is_a_whole_number() -> None:
+    assert count("3") == 3

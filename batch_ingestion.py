@@ -62,6 +62,7 @@ from ingestion.batch.landing import (
 )
 from ingestion.durable_files import AnotherWriterError
 from ingestion.json_array import BadAnswer, split_records
+from ingestion.project import DEFAULT_REGION
 from ingestion.records import Id, check_records
 from ingestion.redaction import REDACTED
 from ingestion.source import (
@@ -434,8 +435,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--region",
-        default=settings.setting("GCP_REGION") or settings.DEFAULT_REGION,
-        help=f"location of the dataset (default: $GCP_REGION, else {settings.DEFAULT_REGION})",
+        default=settings.setting("GCP_REGION") or DEFAULT_REGION,
+        help=f"location of the dataset (default: $GCP_REGION, else {DEFAULT_REGION})",
     )
     parser.add_argument(
         "--api-url",

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from ingestion import settings
-from ingestion.project import PROJECT_FOLDER
+from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
@@ -401,7 +401,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         project_id = settings.require(args.project_id, "GCP_PROJECT_ID", "--project-id")
-        location = settings.setting("GCP_REGION") or settings.DEFAULT_REGION
+        location = settings.setting("GCP_REGION") or DEFAULT_REGION
         gold = read_gold(settings.bigquery_client(project_id, location), args.dataset_id)
         page = render(
             gold,

@@ -6,8 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ingestion.project import SCHEMA_FOLDER
-from ingestion.settings import DEFAULT_REGION
+from ingestion.project import DEFAULT_REGION, SCHEMA_FOLDER
 from local_gcp.clients import Clients
 
 PROJECT_ID = "local-project"

@@ -26,7 +26,8 @@ from google.cloud import bigquery
 from google.pubsub_v1 import SubscriberClient
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from ingestion.settings import DEFAULT_REGION, bigquery_client
+from ingestion.project import DEFAULT_REGION
+from ingestion.settings import bigquery_client
 
 if TYPE_CHECKING:
     from google.pubsub_v1 import types

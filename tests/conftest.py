@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 from local_gcp.fake_store import FakeStore, running_fake_store
 from local_gcp.servers import LocalGcp
 from tests.support.local_gcp_process import Started
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C again: a shell script starts what it puts into the background deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

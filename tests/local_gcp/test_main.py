@@ -23,7 +23,7 @@ from google.pubsub_v1 import types
 
 from ingestion.project import PROJECT_FOLDER
 from local_gcp import __main__ as local_gcp
-from local_gcp import resources, servers
+from local_gcp import commands, resources
 from local_gcp.__main__ import own_folder
 from local_gcp.fake_store import SAMPLE_DATA
 from local_gcp.servers import LocalGcp
@@ -197,7 +197,7 @@ def test_data_without_carts_is_wrong_usage(
 def test_a_missing_emulator_is_wrong_usage_where_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(servers, "CLOUD_SDK_FOLDERS", ())
+    monkeypatch.setattr(commands, "CLOUD_SDK_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert local_gcp.main(["up", "--pubsub", "emulator", "--folder", str(tmp_path)]) == 2
     assert "Java" in capsys.readouterr().err

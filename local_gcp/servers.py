@@ -19,8 +19,7 @@ from local_gcp.commands import command_lines, find_jar
 from local_gcp.environment import environment_of, proxy_exemptions
 from local_gcp.guard import KILL
 from local_gcp.processes import LocalGcpError, end, last_line, spawn
-
-SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
+from local_gcp.shop_data import SAMPLE_DATA
 
 # what each server needs, in the order of the ports after --port-base
 PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc")

@@ -233,7 +233,8 @@ def bench_polls(carts: int, rounds: int) -> None:
 @contextmanager
 def pubsub_emulator() -> Iterator[bool]:
     """Have an emulator at PUBSUB_EMULATOR_HOST, Google's if none is there; False where neither."""
-    from local_gcp.servers import choose_ports, find_jar
+    from local_gcp.commands import find_jar
+    from local_gcp.servers import choose_ports
 
     jar = find_jar()
     if os.environ.get("PUBSUB_EMULATOR_HOST") or jar is None:

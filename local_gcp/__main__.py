@@ -36,7 +36,8 @@ from typing import NoReturn
 
 from ingestion.project import PROJECT_FOLDER
 from local_gcp.processes import LocalGcpError
-from local_gcp.servers import PORTS, SAMPLE_DATA, LocalGcp, UsageError
+from local_gcp.servers import PORTS, LocalGcp, UsageError
+from local_gcp.shop_data import SAMPLE_DATA, read_shop_data
 
 DEFAULT_FOLDER = PROJECT_FOLDER / ".local_gcp"
 
@@ -125,9 +126,7 @@ def up(args: argparse.Namespace) -> int:
 
 def local_gcp_of(args: argparse.Namespace, root: Path) -> LocalGcp:
     """Return the local Google Cloud that the command line describes."""
-    return LocalGcp(
-        root, data_folder=args.data.resolve(), port_base=args.port_base, pubsub=args.pubsub
-    )
+    return LocalGcp(root, data_folder=args.data, port_base=args.port_base, pubsub=args.pubsub)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -170,9 +169,17 @@ def check_machine(args: argparse.Namespace) -> None:
             raise LocalGcpError(
                 f"The package {package} is missing: run 'make setup', and use .venv/bin/python."
             )
-    missing = [f for f in ("products", "users", "carts") if not (args.data / f"{f}.json").is_file()]
-    if missing:
-        raise UsageError(f"{args.data} has no {missing[0]}.json: give another --data.")
+    try:
+        read_shop_data(args.data)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def folder(text: str) -> Path:
+    """Return a folder by its whole path, because the servers work elsewhere."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no folder")
+    return Path(text).absolute()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -193,7 +200,7 @@ def build_parser() -> argparse.ArgumentParser:
         add = command.add_argument
         add(
             "--folder",
-            type=Path,
+            type=folder,
             default=DEFAULT_FOLDER,
             metavar="DIR",
             help="where all files go (default: .local_gcp)",
@@ -202,7 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
             continue
         add(
             "--data",
-            type=Path,
+            type=folder,
             default=SAMPLE_DATA,
             metavar="DIR",
             help="what the Fake Store serves first (default: local_gcp/sample_data)",

@@ -22,7 +22,7 @@ import batch_ingestion as batch
 from ingestion import source as api_source
 from ingestion.batch import landing as raw_landing
 from ingestion.project import PROJECT_FOLDER
-from local_gcp.fake_store import SAMPLE_DATA
+from local_gcp.shop_data import SAMPLE_DATA
 from tests.support.scripted_http import (
     Respond,
     ScriptedServer,

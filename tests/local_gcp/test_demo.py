@@ -12,7 +12,8 @@ import requests
 
 from ingestion.project import PROJECT_FOLDER
 from local_gcp.demo import change_carts, how_far
-from local_gcp.fake_store import SAMPLE_DATA, FakeStore
+from local_gcp.fake_store import FakeStore
+from local_gcp.shop_data import SAMPLE_DATA
 from tests.support.local_gcp_process import Started, until
 from tests.support.shared import FAKESTORE
 

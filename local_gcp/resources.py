@@ -32,6 +32,7 @@ class Layout:
 BRONZE_TABLES = {
     "products_raw": Layout("_ingested_at", ("_run_id",)),
     "users_raw": Layout("_ingested_at", ("_run_id",)),
+    "carts_raw": Layout("_ingested_at", ("_run_id",)),
     "carts_events_raw": Layout("publish_time"),
     "ingestion_runs": Layout("started_at", ("entity",)),
 }

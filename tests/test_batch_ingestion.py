@@ -20,7 +20,9 @@ import pytest
 
 import batch_ingestion as batch
 from ingestion import source as api_source
-from ingestion.batch import landing as raw_landing
+from ingestion.batch import entities, summary
+from ingestion.batch import run as batch_run
+from ingestion.batch.run_lock import sole_run
 from ingestion.project import PROJECT_FOLDER
 from local_gcp.shop_data import SAMPLE_DATA
 from tests.support.scripted_http import (
@@ -58,7 +60,7 @@ def body(records: list[bytes]) -> bytes:
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     """A store whose faults are met without the pauses between the attempts."""
     quick = functools.partial(api_source.fetch, backoff=lambda state: 0.0)
-    monkeypatch.setattr(batch, "fetch", quick)
+    monkeypatch.setattr(batch_run, "fetch", quick)
     answers = {"/products": [answer(200, body(PRODUCTS))], "/users": [answer(200, body(USERS))]}
     with scripted_server(answers) as server:
         yield server
@@ -129,7 +131,7 @@ def test_the_real_answers_land_byte_for_byte_but_for_the_password(
 ) -> None:
     if not (FAKESTORE / "products.json").is_file():
         pytest.skip("../shared/fakestore/products.json is missing: the real answers are not tested")
-    real = {name: (FAKESTORE / f"{name}.json").read_bytes() for name in batch.ENTITIES}
+    real = {name: (FAKESTORE / f"{name}.json").read_bytes() for name in entities.DEFAULT_ENTITIES}
     store.answers = {f"/{name}": [answer(200, given)] for name, given in real.items()}
     assert run() == 0
     for name, given in real.items():
@@ -182,8 +184,8 @@ def test_another_entity_is_another_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     secrets = frozenset({"card"})
-    coupon = batch.Entity("/c", {"code": int, "value": float}, key="code", redacted=secrets)
-    monkeypatch.setitem(batch.ENTITIES, "coupons", coupon)
+    coupon = entities.Entity("/c", {"code": int, "value": float}, key="code", redacted=secrets)
+    monkeypatch.setitem(entities.ENTITIES, "coupons", coupon)
     store.answers["/c"] = [answer(200, b'[{"code":1,"card":"x","value":2.50}]')]
     assert run("--entities", "coupons") == 0
     assert records_of(landed(tmp_path, "coupons")) == [b'{"code":1,"value":2.50}']
@@ -301,7 +303,7 @@ def test_a_fault_that_passes_costs_attempts_and_nothing_else(
     assert len(ids) == len(set(ids)) > 0
 
 
-@pytest.mark.parametrize("entity", batch.ENTITIES)
+@pytest.mark.parametrize("entity", entities.DEFAULT_ENTITIES)
 def test_an_id_that_stands_twice_fails_the_entity(
     run: Callable[..., int], store: ScriptedServer, tmp_path: Path, entity: str
 ) -> None:
@@ -473,7 +475,7 @@ def test_a_receipt_that_cannot_be_read_fails_the_entity(
 def test_a_second_process_on_the_same_run_stops_with_exit_2(
     run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with raw_landing.sole_run(tmp_path / "raw", RUN_ID):
+    with sole_run(tmp_path / "raw", RUN_ID):
         assert run("--run-id", RUN_ID) == 2
         assert f"(pid {os.getpid()})" in caplog.text
         assert run("--run-id", str(uuid.uuid4())) == 0
@@ -604,7 +606,7 @@ def test_wrong_configuration_ends_with_exit_2_and_what_to_edit(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--run-id", "../../etc"], ["--entities", "carts"], ["--nonsense"]]
+    "arguments", [["--run-id", "../../etc"], ["--entities", "coupons"], ["--nonsense"]]
 )
 def test_wrong_usage_ends_with_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -621,18 +623,18 @@ def test_the_help_shows_examples_and_exit_codes(capsys: pytest.CaptureFixture[st
 
 
 def test_the_exit_code_tells_the_worst_outcome() -> None:
-    outcome = batch.Outcome("users", RUN_ID, "done")
+    outcome = summary.Outcome("users", RUN_ID, "done")
     waiting, failed = replace(outcome, status="waiting"), replace(outcome, status="failed")
-    assert batch.exit_code([outcome]) == 0
-    assert batch.exit_code([outcome, waiting]) == 3
-    assert batch.exit_code([waiting, failed, outcome]) == 1
+    assert summary.exit_code([outcome]) == 0
+    assert summary.exit_code([outcome, waiting]) == 3
+    assert summary.exit_code([waiting, failed, outcome]) == 1
 
 
 def test_the_command_that_finishes_the_job_carries_the_flags_of_its_place() -> None:
     arguments = ["--raw-dir", "my raw", "--bucket-name", "b", "--entities", "users"]
     parsed = batch.build_parser().parse_args(arguments)
-    assert batch.resume_command(parsed) == (
-        "python batch_ingestion.py --resume --bucket-name b --raw-dir 'my raw'"
+    assert batch.commands(parsed).resume == (
+        f"python batch_ingestion.py --resume --bucket-name b --raw-dir '{Path.cwd() / 'my raw'}'"
     )
 
 

@@ -23,8 +23,11 @@ import pytest
 
 import batch_ingestion as batch
 from ingestion import source as api_source
-from ingestion.batch import bronze as bronze_load
-from ingestion.batch import landing as raw_landing
+from ingestion.batch import load as bronze_load
+from ingestion.batch import receipts, upload
+from ingestion.batch import run as batch_run
+from ingestion.batch.google_calls import Limits
+from ingestion.batch.run_lock import sole_run
 from ingestion.project import PROJECT_FOLDER
 from local_gcp import resources
 from tests.support.flaky_proxy import FaultProxy
@@ -56,7 +59,7 @@ SERVICES = ["STORAGE", "BIGQUERY"]
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     quick = functools.partial(api_source.fetch, backoff=lambda state: 0.0)
-    monkeypatch.setattr(batch, "fetch", quick)
+    monkeypatch.setattr(batch_run, "fetch", quick)
     answers = {"/products": [answer(200, PRODUCTS)], "/users": [answer(200, USERS)]}
     with scripted_server(answers) as server:
         yield server
@@ -199,6 +202,7 @@ def test_a_run_ends_in_the_bucket_in_bronze_and_in_the_manifest(place: Place) ->
             "started_at": None,
             "finished_at": None,
             "status": "loaded",
+            "replayed_run_id": None,
         }
         bronze = sorted(place.rows(f"{entity}_raw"), key=lambda row: parsed(row["record"])["id"])
         assert [{**row, "record": parsed(row["record"])} for row in bronze] == [
@@ -373,25 +377,30 @@ def test_what_google_cannot_take_waits_and_is_finished_once_by_resume(
     ],
 )
 @pytest.mark.parametrize(
-    ("service", "step"),
-    [("STORAGE", "_create_once"), ("BIGQUERY", "_run_once"), ("BIGQUERY", "record_once")],
+    ("service", "module", "step"),
+    [
+        ("STORAGE", upload, "_create_once"),
+        ("BIGQUERY", bronze_load, "_run_once"),
+        ("BIGQUERY", bronze_load, "record_once"),
+    ],
 )
 def test_a_service_lost_in_the_middle_of_a_step_is_taken_up_where_it_was(
     place: Place,
     proxies: dict[str, FaultProxy],
     monkeypatch: pytest.MonkeyPatch,
     service: str,
+    module: Any,
     step: str,
     mode: str,
 ) -> None:
-    whole: Callable[..., Any] = getattr(bronze_load, step)
+    whole: Callable[..., Any] = getattr(module, step)
 
     def broken(*arguments: Any, **options: Any) -> Any:
         proxies[service].mode = mode
         return whole(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(bronze_load, step, broken)
+        patched.setattr(module, step, broken)
         assert place.run("--run-id", RUN_ID, "--cloud-timeout", "1") == 3
     proxies[service].mode = "ok"
     place.store.answers = {}
@@ -423,7 +432,7 @@ def test_a_resumption_leaves_what_another_process_works_on(
     proxies["BIGQUERY"].mode = "refuse"
     assert place.run("--run-id", RUN_ID, "--cloud-timeout", "1") == 3
     proxies["BIGQUERY"].mode = "ok"
-    with raw_landing.sole_run(place.raw_dir, RUN_ID):
+    with sole_run(place.raw_dir, RUN_ID):
         assert place.run("--resume") == 3
     assert f"(pid {os.getpid()})" in caplog.text
     assert place.run("--resume") == 0
@@ -475,16 +484,16 @@ def test_an_object_that_is_there_already_counts_as_ours_only_with_our_checksum(
     proxies["STORAGE"].mode = "refuse"
     assert place.run("--run-id", RUN_ID, "--cloud-timeout", "0.2") == 3
     proxies["STORAGE"].mode = "ok"
-    landing = raw_landing.read_receipt(place.raw_dir, RUN_ID, "users")
+    landing = receipts.read_receipt(place.raw_dir, RUN_ID, "users")
     assert landing
     bucket = place.gcp.clients.storage.bucket(place.bucket_name)
-    limits = bronze_load.Limits(30)
+    limits = Limits(30)
     arguments = (bucket, landing.data_path, landing, place.raw_dir, limits)
-    created = bronze_load._create_once(*arguments)
+    created = upload._create_once(*arguments)
     # the answer to the first attempt was lost; the second meets 412
-    assert bronze_load._create_once(*arguments).generation == created.generation
+    assert upload._create_once(*arguments).generation == created.generation
     (place.raw_dir / landing.data_path).write_bytes(b"another answer")
-    kept = bronze_load._create_once(*arguments)
+    kept = upload._create_once(*arguments)
     assert (kept.generation, kept.crc32c) == (created.generation, landing.crc32c)
 
 
@@ -528,7 +537,7 @@ def test_the_line_that_bigquery_complains_of_is_found(tmp_path: Path) -> None:
 
 
 def test_the_job_id_is_the_same_in_every_attempt_and_valid() -> None:
-    landing = raw_landing.Landing(
+    landing = receipts.Landing(
         entity="users",
         run_id=RUN_ID,
         ingested_at="2026-11-22T10:00:00.000000Z",
@@ -538,6 +547,7 @@ def test_the_job_id_is_the_same_in_every_attempt_and_valid() -> None:
         bytes=1,
         crc32c="AAAAAA==",
         is_waiting=True,
+        version=receipts.RECEIPT_VERSION,
     )
     later = msgspec.structs.replace(landing, ingested_at="2026-11-23T10:00:00.000000Z")
     assert bronze_load.job_id("bronze_data", landing) == bronze_load.job_id("bronze_data", later)

@@ -62,6 +62,7 @@ from ingestion.batch.landing import (
 )
 from ingestion.durable_files import AnotherWriterError
 from ingestion.json_array import BadAnswer, split_records
+from ingestion.logs import set_up_logging
 from ingestion.records import Id, check_records
 from ingestion.redaction import REDACTED
 from ingestion.source import (
@@ -292,9 +293,9 @@ def finished(outcome: Outcome, started: float, report: Report) -> Outcome:
     outcome = replace(outcome, seconds=round(time.monotonic() - started, 3))
     report(outcome.entity, outcome.status, 0)
     log.info(
-        "finished entity=%s status=%s records=%d quarantined=%d bytes=%d seconds=%.3f",
+        "finished entity=%s status=%s records=%d quarantined=%d bytes=%d seconds=%.3f run_id=%s",
         *(outcome.entity, outcome.status, outcome.records, outcome.quarantined),
-        *(outcome.bytes, outcome.seconds),
+        *(outcome.bytes, outcome.seconds, outcome.run_id),
     )
     return outcome
 
@@ -459,6 +460,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
+    parser.add_argument(
         "--user-agent", default=USER_AGENT, help=f"who asks the API (default: {USER_AGENT})"
     )
     parser.add_argument(
@@ -509,12 +515,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the batch stage and return its exit code."""
     settings.load_environment()
     args = build_parser().parse_args(argv)
-    # on a terminal the bars tell what the lines would
-    level = logging.WARNING if sys.stderr.isatty() else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     names = list(dict.fromkeys(args.entities))
     given_id = str(args.run_id) if args.run_id else None
     run_id = given_id or str(uuid.uuid4())
+    # on a terminal the bars tell what the lines would
+    level = logging.WARNING if sys.stderr.isatty() else logging.INFO
+    # what is resumed has ids of its own
+    line_id = given_id if args.resume else run_id
+    set_up_logging(as_json=args.log_json, level=level, run_id=line_id)
     try:
         if args.resume and args.local_only:
             raise settings.ConfigurationError("--resume and --local-only exclude each other.")

@@ -34,6 +34,7 @@ from google.api_core.exceptions import (
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
+from ingestion.logs import set_up_logging
 from ingestion.settings import ConfigurationError, credentials, load_environment, require, setting
 
 if TYPE_CHECKING:
@@ -292,6 +293,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="say what is on and what would be switched on"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
     return parser
 
 
@@ -299,7 +305,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the stage and return its exit code."""
     load_environment()
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    set_up_logging(as_json=args.log_json)
     # its warnings repeat, per attempt, what the last sentence says once
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     endpoint = setting("SERVICE_USAGE_ENDPOINT") or DEFAULT_ENDPOINT

@@ -49,6 +49,7 @@ from ingestion.batch.resume import resume
 from ingestion.batch.run import Run, Source, run_entities
 from ingestion.batch.summary import Outcome, exit_code, print_summary
 from ingestion.durable_files import AnotherWriterError
+from ingestion.logs import set_up_logging
 from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
 from ingestion.source import TIMEOUT, USER_AGENT
 
@@ -146,6 +147,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
+    parser.add_argument(
         "--user-agent", default=USER_AGENT, help=f"who asks the API (default: {USER_AGENT})"
     )
     parser.add_argument(
@@ -234,8 +240,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     # on a terminal the bars tell what the lines would
     level = logging.WARNING if sys.stderr.isatty() else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     new_run_id = args.run_id or str(uuid.uuid4())
+    # what is resumed has ids of its own
+    line_id = args.run_id if args.resume or args.replay_quarantine else new_run_id
+    set_up_logging(as_json=args.log_json, level=level, run_id=line_id)
     try:
         outcomes = do_what_is_asked(args, new_run_id)
     except (settings.ConfigurationError, AnotherWriterError) as error:

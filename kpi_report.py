@@ -2,6 +2,7 @@
 
     python kpi_report.py
     python kpi_report.py --output report/index.html --open
+    python kpi_report.py --output gs://BUCKET/index.html
 
 Reads the KPI tables of the gold dataset through BigQuery's client, in Google Cloud or in the
 local GCP (`BIGQUERY_EMULATOR_HOST`). The page is self-contained: it opens without a network.
@@ -22,13 +23,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from ingestion import settings
 from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
+from reporting.output import OutputError, write_page
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
@@ -300,10 +301,13 @@ def vega_bundle() -> str:
     return bundle
 
 
-def render(gold: Mapping[str, Sequence[Row]], now: datetime, **page: Any) -> str:
+def render(
+    gold: Mapping[str, Sequence[Row]], now: datetime, told: Sequence[str] = (), **page: Any
+) -> str:
     """Return the page as HTML; every value from the data is escaped where it stands.
 
-    `gold` has the rows of each table by its name; `page` has project_id, dataset_id and docs.
+    `gold` has the rows of each table by its name; `told` are warnings that gold cannot know;
+    `page` has project_id, dataset_id and docs.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -320,7 +324,7 @@ def render(gold: Mapping[str, Sequence[Row]], now: datetime, **page: Any) -> str
         parts=PARTS,
         gold=gold,
         now=now,
-        warnings=warnings_of(gold, now),
+        warnings=[*told, *warnings_of(gold, now)],
         # "<" may not stand in an inline script: "</script>" in a title would end it
         charts_json=json.dumps(charts).replace("<", "\\u003c"),
         vega_bundle=vega_bundle(),
@@ -385,12 +389,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output",
-        type=Path,
-        default=Path("report/index.html"),
+        default="report/index.html",
         metavar="FILE",
-        help="page to write (default: report/index.html)",
+        help="page to write, also gs://BUCKET/OBJECT (default: %(default)s)",
     )
     parser.add_argument("--docs", metavar="URL", help="dbt docs page to link to")
+    parser.add_argument(
+        "--warning",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="sentence to begin the page with, such as that an earlier step failed; repeatable",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     return parser
 
@@ -409,18 +419,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             project_id=project_id,
             dataset_id=args.dataset_id,
             docs=args.docs,
+            told=args.warning,
         )
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(page, encoding="utf-8")
+        address = write_page(page, args.output, project_id)
     except settings.ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2
-    except (ReportError, OSError) as error:
+    except (ReportError, OutputError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"report: {args.output}")
     if args.open:
-        webbrowser.open(args.output.resolve().as_uri())
+        webbrowser.open(address)
     return 0
 
 

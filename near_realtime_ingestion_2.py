@@ -42,6 +42,7 @@ from ingestion.carts.poller import Ask, Poller, PollResult, StateError
 from ingestion.carts.state import CorruptStateError
 from ingestion.durable_files import AnotherWriterError, single_writer
 from ingestion.json_array import BadAnswer
+from ingestion.logs import set_up_logging
 from ingestion.settings import (
     DEFAULT_API_URL,
     ConfigurationError,
@@ -169,7 +170,8 @@ def poll_once(
         return None
     except (FetchFailed, BadAnswer) as error:
         summary.failed_polls += 1
-        log.error("%s The poll was refused, the state is as it was.", error)
+        poll = {"poll": summary.polls}
+        log.error("%s The poll was refused, the state is as it was.", error, extra=poll)
         return None
     summary.add_poll(result)
     if result.held:
@@ -391,6 +393,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="to keep trying before Pub/Sub counts as unreachable (default: %(default)g)",
     )
     add("--json", action="store_true", help="print the summary as JSON")
+    add(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
     return parser
 
 
@@ -401,9 +408,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.local_only and args.replay_dead_letters:
         parser.error("--replay-dead-letters sends to Pub/Sub: it does not go with --local-only")
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    set_up_logging(as_json=args.log_json)
     stop = Stop()
     with handled_signals(stop), ExitStack() as stack:
         try:

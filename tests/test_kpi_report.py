@@ -140,6 +140,14 @@ def test_each_thing_that_is_wrong_is_one_sentence(
     assert sentence in warnings[0]
 
 
+def test_what_gold_cannot_know_is_told_first() -> None:
+    gold = {**gold_rows(), "pipeline_runs": []}
+    page = kpi_report.render(
+        gold, NOW, ["dbt <failed>"], project_id="p", dataset_id="gold_data", docs=None
+    )
+    assert "<ul><li>dbt &lt;failed&gt;</li><li>No batch run is recorded" in page
+
+
 def test_every_column_shown_is_in_the_contract_of_its_gold_table() -> None:
     for part in (kpi_report.TOTALS, *kpi_report.PARTS):
         contract = yaml.safe_load((GOLD_MODELS / f"{part.name}.yml").read_text())

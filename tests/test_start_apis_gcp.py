@@ -20,7 +20,7 @@ from google.api_core.exceptions import Unauthorized
 from google.auth.exceptions import RefreshError
 
 import start_apis_GCP
-from start_apis_GCP import APIS, Result, explain, is_loopback, report
+from start_apis_GCP import APIS, UNATTENDED_APIS, Result, explain, is_loopback, report
 
 PROJECT = "fake-store-test"
 AGENT = "service-424242@gcp-sa-pubsub.iam.gserviceaccount.com"
@@ -172,6 +172,14 @@ def test_what_is_off_is_enabled_in_one_batch_and_awaited(
     assert lines[0] == "already on      bigquery.googleapis.com"
     assert lines[1] == "switched on     bigquerystorage.googleapis.com"
     assert lines[-1] == f"agent ready     {AGENT}"
+
+
+def test_what_runs_unattended_has_its_apis_enabled_when_asked(
+    service_usage: ServiceUsage,
+) -> None:
+    assert run("--unattended") == 0
+    assert service_usage.on == {*APIS, *UNATTENDED_APIS}
+    assert len([*APIS, *UNATTENDED_APIS]) <= 20  # what one batch takes
 
 
 def test_progress_is_told_while_google_works(

@@ -1,0 +1,1 @@
+"""The page that kpi_report.py writes, and where it goes."""

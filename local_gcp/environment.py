@@ -19,6 +19,7 @@ def environment_of(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
         "GCP_REGION": resources.REGION,
         "BQ_DATASET": resources.BRONZE_DATASET,
         "GCS_BUCKET_NAME": resources.BUCKET_NAME,
+        "STATE_BUCKET_NAME": resources.STATE_BUCKET_NAME,
         "FAKE_STORE_API_URL": f"http://127.0.0.1:{ports['fake_store']}",
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{ports['gcs']}",
         "BIGQUERY_EMULATOR_HOST": f"http://127.0.0.1:{ports['bigquery']}",

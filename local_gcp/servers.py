@@ -22,7 +22,7 @@ from local_gcp.processes import LocalGcpError, end, last_line, spawn
 from local_gcp.shop_data import SAMPLE_DATA
 
 # what each server needs, in the order of the ports after --port-base
-PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc")
+PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc", "gcs_behind")
 START_SECONDS = 90.0
 PROBE_SECONDS = 2.0
 LOOK_SECONDS = 0.05
@@ -99,6 +99,7 @@ class LocalGcp:
         return {
             "fake_store": f"{self.api_url}  the Fake Store",
             "gcs": f"{self._environment['STORAGE_EMULATOR_HOST']}  Cloud Storage: fake-gcs-server",
+            "strict_gcs": "our proxy before it, which refuses preconditions that it would ignore",
             "bigquery": f"{self._environment['BIGQUERY_EMULATOR_HOST']}  BigQuery: bqemulator",
             "pubsub": f"{self._environment['PUBSUB_EMULATOR_HOST']}  Pub/Sub: {pubsub}",
             "subscription": "our stand-in for Pub/Sub's BigQuery subscriptions",
@@ -191,6 +192,8 @@ class LocalGcp:
             "gcs": lambda: list(self.clients.storage.list_buckets(**once)),
             "bigquery": lambda: list(self.clients.bigquery.list_datasets(**once)),
             "pubsub": lambda: self.clients.publisher.list_topics(request=project, **once),
+            # the probe of what stands behind it goes through it
+            "strict_gcs": lambda: None,
             # has no address; it waits for the others by itself
             "subscription": lambda: None,
         }

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ingestion.durable_files import FAILPOINTS_ARMED
 from local_gcp.fake_store import FakeStore, running_fake_store
 from local_gcp.servers import LocalGcp
 from tests.support.local_gcp_process import Started
+
+# for the crash tests, whose processes inherit it
+os.environ.update([FAILPOINTS_ARMED])
 
 
 @pytest.fixture

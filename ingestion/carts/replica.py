@@ -7,7 +7,7 @@ durable elsewhere before it returns. The base class is the disk alone, where the
 One poll calls, in this order:
 
     begin_poll()                 before anything is read: take or renew the lease
-    commit(batch)                batch and state are durable here, nothing of it is published yet
+    commit(batch, ...)           batch and state are durable here, nothing of it is published yet
     publish_deadline()           before each round of publishing
     record(batch, result)        the round stands in published/ and dead_letter/ here
     forget(batch)                all of the batch has left; its file is removed after this
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ingestion.carts.outbox import Batch
+from ingestion.carts.event_batch import Batch
 from ingestion.carts.publishing import RoundResult
 
 
@@ -39,11 +39,15 @@ class Replica:
         """Take or renew the lease; may put other files in the place of the local ones.
 
         Called before the state, the checkpoint and the outbox are looked at, also by a replay of
-        dead letters. Raises LeaseHeldError where another process is at work.
+        dead letters. The poll loads everything anew where the state is another file than the one
+        that it saved. Raises LeaseHeldError where another process is at work.
         """
 
-    def commit(self, batch: Batch | None) -> None:
-        """Commit the poll: its batch (None where nothing changed) and the state lie here."""
+    def commit(self, batch: Batch | None, *, is_state_saved: bool) -> None:
+        """Commit the poll: its batch, where it has one, and the state after it lie here.
+
+        A good poll that found nothing new has neither: only its time was noted beside the state.
+        """
 
     def publish_deadline(self) -> float | None:
         """Return the time.monotonic() by which a round must have ended, or None for no bound."""

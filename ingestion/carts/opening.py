@@ -99,9 +99,12 @@ def _check_that_nothing_newer_left(
 
     State and checkpoint of before were put back together, and the event store was not.
     """
+    is_superseded = events.store.newest_generation(checkpoint.published) > checkpoint.generation
     highest = events.store.sequences_published_since(checkpoint.published, checkpoint.generation)
     known = read_sequences(state.path, highest) if highest else {}
-    if any(sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()):
+    if is_superseded or any(
+        sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()
+    ):
         raise StateError(f"{state.path} does not know the last events published: {OLD_COPY}")
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ingestion.durable_files import FAILPOINTS_ARMED
 from local_gcp.fake_store import FakeStore, running_fake_store
 from local_gcp.servers import LocalGcp
 from tests.support.local_gcp_process import Started
+
+# for the crash tests, whose processes inherit it
+os.environ.update([FAILPOINTS_ARMED])
 
 
 def pytest_configure() -> None:

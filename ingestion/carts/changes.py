@@ -18,10 +18,13 @@ MODIFIED = "com.fakestoreapi.cart_modified"
 DELETED = "com.fakestoreapi.cart_deleted"
 
 # a poll that would delete more than this share of the known carts, and more than this many
-# carts, is taken for an incident of the source until so many polls in a row agree
+# carts, is taken for an incident of the source until so many polls in a row agree that span so
+# many poll intervals; an answer may come a tenth of an interval early
 GATE_SHARE = 0.30
 GATE_CARTS = 2
 GATE_POLLS = 3
+GATE_INTERVALS = 3
+GATE_SLACK = 0.1
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -101,10 +104,11 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class HeldDeletions(msgspec.Struct, frozen=True):
-    """Carts that the last `polls` polls in a row all missed, and that are not yet deleted."""
+    """Carts not deleted yet, that the last `polls` polls have all missed, from `since` on."""
 
     polls: int = 0
     cart_ids: tuple[int, ...] = ()
+    since: datetime | None = None
 
 
 def instant_of(date: str) -> datetime:
@@ -185,22 +189,33 @@ def make_event(change: Change, previous_sequence: str | None, poll: PollContext)
 
 
 def gate_deletions(
-    missing: frozenset[int], known_count: int, held: HeldDeletions, *, accept: bool
+    missing: frozenset[int],
+    known_count: int,
+    held: HeldDeletions,
+    *,
+    moment: datetime,
+    poll_interval: float,
+    accept: bool,
 ) -> tuple[frozenset[int], HeldDeletions]:
     """Decide which of the `missing` carts are deleted now, and which are held.
 
     Few missing carts are deleted at once. Of a mass loss, only what GATE_POLLS polls in a row
-    agree about is: a cart that comes back in between is not deleted, and one that goes missing
-    later waits for its own turn.
+    agree about is, and not before GATE_INTERVALS poll intervals have passed between the first and
+    this one, which came at `moment`: retries in quick succession do not confirm each other. A
+    cart that comes back in between is not deleted, and one that goes missing later waits for its
+    own turn.
     """
     if accept or not _is_mass_loss(len(missing), known_count):
         return missing, HeldDeletions()
     agreed = missing.intersection(held.cart_ids) if held.polls else missing
     if not _is_mass_loss(len(agreed), known_count):
         agreed, held = missing, HeldDeletions()
-    if held.polls + 1 >= GATE_POLLS:
+    # a clock that has been set back since begins to count the time anew
+    since = min(held.since or moment, moment)
+    span = timedelta(seconds=poll_interval * (GATE_INTERVALS - GATE_SLACK))
+    if held.polls + 1 >= GATE_POLLS and moment - since >= span:
         return agreed, HeldDeletions()
-    return frozenset(), HeldDeletions(held.polls + 1, tuple(sorted(agreed)))
+    return frozenset(), HeldDeletions(held.polls + 1, tuple(sorted(agreed)), since)
 
 
 def _is_mass_loss(missing_count: int, known_count: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import jsonschema
@@ -292,11 +293,26 @@ def test_every_event_is_a_valid_cloudevent(
 NOTHING_HELD = HeldDeletions()
 
 
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
 def gate(
-    missing: set[int], known: int = 7, held: HeldDeletions = NOTHING_HELD, accept: bool = False
+    missing: set[int],
+    known: int = 7,
+    held: HeldDeletions = NOTHING_HELD,
+    accept: bool = False,
+    seconds: float = 180,
 ) -> tuple[set[int], HeldDeletions]:
-    deleted, held = gate_deletions(frozenset(missing), known, held, accept=accept)
+    """Poll `seconds` after noon, at which the first poll came, with an interval of a minute."""
+    moment = NOON + timedelta(seconds=seconds if held.polls else 0)
+    deleted, held = gate_deletions(
+        frozenset(missing), known, held, moment=moment, poll_interval=60, accept=accept
+    )
     return set(deleted), held
+
+
+def held_since_noon(polls: int, *cart_ids: int) -> HeldDeletions:
+    return HeldDeletions(polls, cart_ids, NOON)
 
 
 def test_one_or_two_deletions_pass_however_few_carts_there_are() -> None:
@@ -306,14 +322,14 @@ def test_one_or_two_deletions_pass_however_few_carts_there_are() -> None:
 
 def test_a_loss_of_thirty_percent_passes_and_one_more_is_held() -> None:
     assert gate({1, 2, 3}, known=10) == ({1, 2, 3}, HeldDeletions())
-    assert gate({1, 2, 3, 4}, known=10) == (set(), HeldDeletions(1, (1, 2, 3, 4)))
+    assert gate({1, 2, 3, 4}, known=10) == (set(), held_since_noon(1, 1, 2, 3, 4))
 
 
 def test_the_third_poll_in_a_row_that_agrees_deletes() -> None:
     lost = {1, 2, 3, 4}
     _, held = gate(lost)
     nothing, held = gate(lost, held=held)
-    assert (nothing, held) == (set(), HeldDeletions(2, (1, 2, 3, 4)))
+    assert (nothing, held) == (set(), held_since_noon(2, 1, 2, 3, 4))
     assert gate(lost, held=held) == (lost, HeldDeletions())
 
 
@@ -321,7 +337,7 @@ def test_a_recovery_in_between_begins_the_count_anew() -> None:
     _, held = gate({1, 2, 3, 4})
     _, held = gate({1, 2, 3, 4}, held=held)
     _, held = gate(set(), held=held)
-    assert gate({1, 2, 3, 4}, held=held) == (set(), HeldDeletions(1, (1, 2, 3, 4)))
+    assert gate({1, 2, 3, 4}, held=held) == (set(), held_since_noon(1, 1, 2, 3, 4))
 
 
 def test_only_carts_missing_in_all_three_polls_are_deleted() -> None:
@@ -332,7 +348,27 @@ def test_only_carts_missing_in_all_three_polls_are_deleted() -> None:
 
 def test_two_different_mass_losses_do_not_agree() -> None:
     _, held = gate({1, 2, 3})
-    assert gate({4, 5, 6}, held=held) == (set(), HeldDeletions(1, (4, 5, 6)))
+    later = NOON + timedelta(seconds=180)
+    assert gate({4, 5, 6}, held=held) == (set(), HeldDeletions(1, (4, 5, 6), later))
+
+
+def test_quick_retries_do_not_confirm_each_other() -> None:
+    """Three polls are not enough: three poll intervals have to pass as well."""
+    lost = {1, 2, 3, 4}
+    held = NOTHING_HELD
+    for number in range(1, 6):
+        nothing, held = gate(lost, held=held, seconds=number)
+        assert (nothing, held) == (set(), held_since_noon(number, 1, 2, 3, 4))
+    assert gate(lost, held=held, seconds=170)[0] == set()
+    assert gate(lost, held=held, seconds=179) == (lost, HeldDeletions())
+
+
+def test_a_clock_that_was_set_back_begins_to_count_the_time_anew() -> None:
+    lost = {1, 2, 3, 4}
+    held = held_since_noon(7, 1, 2, 3, 4)
+    nothing, held = gate(lost, held=held, seconds=-86_400)
+    assert (nothing, held.since) == (set(), NOON - timedelta(days=1))
+    assert gate(lost, held=held, seconds=-86_220) == (lost, HeldDeletions())
 
 
 def test_accept_deletes_passes_any_loss_at_once() -> None:

@@ -59,6 +59,8 @@ def day_chart(day: str, name: str, rows: Sequence[Row], height: int) -> Specific
     """Draw a bar for each day: nothing is known between two. UTC, or days shift with the reader."""
     import altair as alt
 
+    most = max(row[name] or 0 for row in rows)
+    ticks = max(1, min(height // 40, int(most)))
     last = max(row[day] for row in rows)
     first = min(*(row[day] for row in rows), last - SHORTEST_AXIS)
     ends = [
@@ -78,7 +80,9 @@ def day_chart(day: str, name: str, rows: Sequence[Row], height: int) -> Specific
                 axis=alt.Axis(format="%Y-%m-%d", labelOverlap=True, grid=False),
             ),
             # counts and money alike: no tick between two whole numbers
-            alt.Y(f"{name}:Q", title=None, axis=alt.Axis(tickMinStep=1, tickCount=height // 40)),
+            alt.Y(
+                f"{name}:Q", title=None, axis=alt.Axis(tickCount=ticks, tickMinStep=1, format=",d")
+            ),
             tooltip=[
                 alt.Tooltip(day, type="temporal", timeUnit="utcyearmonthdate"),
                 alt.Tooltip(f"{name}:Q"),

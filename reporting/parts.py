@@ -13,7 +13,7 @@ MONEY_NOTE = (
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table on the page; `kind` is text, date, number or money."""
+    """One column of a table on the page; `kind` is text, id, date, number or money."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ HEALTH = (
             Column("quarantined", "Quarantined", "number"),
             Column("finished_at", "Ended (UTC)", "date"),
             Column("loaded_at", "Last loaded (UTC)", "date"),
-            Column("run_id", "Run"),
+            Column("run_id", "Run", "id"),
         ),
     ),
     Part(

@@ -100,7 +100,7 @@ def gold_rows(days: int = 1) -> dict[str, list[dict[str, Any]]]:
                 "quarantined": 0,
                 "finished_at": NOW,
                 "loaded_at": NOW,
-                "run_id": "0b3e",
+                "run_id": "0b3e6c1e-5d0f-4a4e-9d52-6d4f0a7f2c11",
             }
         ],
         "pipeline_health": [
@@ -396,6 +396,8 @@ def test_paper_is_white_whatever_the_screen_is(browser: Any, tmp_path: Path) -> 
     )
     assert colours == ["rgb(255, 255, 255)", "rgb(0, 0, 0)", "rgb(0, 0, 0)"]
     assert opened.page.evaluate("document.documentElement.scrollWidth") == 718
+    too_wide = "[...document.querySelectorAll('.scroll')].some(s => s.scrollWidth > s.clientWidth)"
+    assert not opened.page.evaluate(too_wide)
 
 
 def test_what_is_wrong_is_said_on_top_and_leads_to_the_list(browser: Any, tmp_path: Path) -> None:

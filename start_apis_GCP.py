@@ -164,7 +164,7 @@ def explain(error: Exception, project_id: str) -> str:
     return f"The Service Usage API refused the request: {message}"
 
 
-def report(result: Result) -> str:
+def result_lines(result: Result) -> str:
     """Return one line per API, in alphabetical order, and one for the service agent."""
     outcome = dict.fromkeys(result.already_on, "already on")
     outcome |= dict.fromkeys(result.switched_on, "switched on")
@@ -175,7 +175,7 @@ def report(result: Result) -> str:
     return "\n".join(lines)
 
 
-def connect(endpoint: str, project_id: str) -> Access:
+def authenticate(endpoint: str, project_id: str) -> Access:
     """Find credentials; a server on this machine is asked anonymously."""
     from google.auth.credentials import AnonymousCredentials, CredentialsWithQuotaProject
 
@@ -331,7 +331,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         project_id = check_project_id(require(args.project_id, "GCP_PROJECT_ID", "--project-id"))
-        access = connect(endpoint.rstrip("/"), project_id)
+        access = authenticate(endpoint.rstrip("/"), project_id)
         apis = APIS + UNATTENDED_APIS if args.unattended else APIS
         result = start_apis(access, project_id, apis, args.dry_run)
     except ConfigurationError as error:
@@ -343,7 +343,7 @@ def main(argv: list[str] | None = None) -> int:
     except (GoogleAPICallError, RetryError, GoogleAuthError, requests.RequestException) as error:
         log.error("%s", explain(error, project_id))
         return 1
-    print(json.dumps(asdict(result)) if args.json else report(result))
+    print(json.dumps(asdict(result)) if args.json else result_lines(result))
     return 0
 
 

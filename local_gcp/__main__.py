@@ -15,7 +15,12 @@ was done (130: Ctrl-C).
 
 from __future__ import annotations
 
+import signal
 import sys
+
+if __name__ == "__main__":
+    # until main listens, Ctrl-C ends this without a traceback of the imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if sys.version_info < (3, 11):  # noqa: UP036 - it is what this says to who has an older one
     sys.exit("Python 3.11 or newer is needed: name one with 'make PYTHON=python3.11 demo'.")
@@ -27,7 +32,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -85,8 +89,10 @@ def own_folder(parent: Path, name: str) -> Iterator[Path]:
 
 def write_instance(gcp: LocalGcp) -> None:
     """Leave a note for `status`."""
+    from ingestion.durable_files import replace_file
+
     note = {"pid": os.getpid(), "servers": gcp.servers}
-    (gcp.root / "instance.json").write_text(json.dumps(note, indent=2), encoding="utf-8")
+    replace_file(gcp.root / "instance.json", [json.dumps(note, indent=2).encode()], "instance")
 
 
 @contextmanager
@@ -134,6 +140,8 @@ def status(args: argparse.Namespace) -> int:
     from ingestion.durable_files import AnotherWriterError, single_writer
 
     running = 0
+    if args.folder.exists() and not args.folder.is_dir():
+        raise UsageError(f"{args.folder} is no folder: give another --folder.")
     for note_file in sorted(args.folder.glob("*/instance.json")):
         try:
             with single_writer(note_file.parent):

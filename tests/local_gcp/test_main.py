@@ -266,6 +266,37 @@ def test_data_that_no_store_can_serve_is_wrong_usage(
     assert sentence in line
 
 
+def test_status_of_a_file_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert local_gcp.main(["status", "--folder", str(tmp_path / "file")]) == 2
+    assert "is no folder: give another --folder." in capsys.readouterr().err
+
+
+def test_ctrl_c_during_the_imports_is_quiet(tmp_path: Path) -> None:
+    # an import that tells that it has begun, and never ends
+    (tmp_path / "ingestion").mkdir()
+    (tmp_path / "ingestion" / "__init__.py").write_text(
+        "print('importing', flush=True)\nimport time\ntime.sleep(60)\n"
+    )
+    pretend = (
+        f"import runpy, sys; sys.path[:0] = [{str(tmp_path)!r}, {str(PROJECT_FOLDER)!r}]; "
+        "runpy.run_module('local_gcp', run_name='__main__', alter_sys=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", pretend],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout and process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize("flag", ["--folder", "--data"])
 def test_an_empty_folder_name_is_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -187,7 +187,7 @@ class Poller:
             if header and header.body == body:
                 return Heard(answer.received_at, None, None, None, {})
             index = read_index(self.state_file) if header else {}
-            reading = read_answer(_drain(blocks), index)
+            reading = read_answer(_drain(blocks), index, answer.received_at)
             return Heard(answer.received_at, answer.etag, body, reading, index)
 
         heard: Heard = self._ask(read, header.etag if header else None)

@@ -41,6 +41,7 @@ from ingestion.carts.outbox import DamagedBatchError, Delivery, EventFolder, Obs
 from ingestion.carts.poller import Ask, Poller, PollResult, StateError
 from ingestion.carts.state import CorruptStateError
 from ingestion.durable_files import AnotherWriterError, single_writer
+from ingestion.exchange import FetchStopped
 from ingestion.json_array import BadAnswer
 from ingestion.settings import (
     DEFAULT_API_URL,
@@ -59,13 +60,15 @@ WAIT_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
 SOURCE_SECONDS = 15.0
 PUBLISH_SECONDS = 15.0
+# an answer of a poll is held in memory until it is compared: 1.5 million carts
+ANSWER_BYTES = 256 << 20
 
 # command line that finishes what exit code 3 leaves behind
 ONCE = "python near_realtime_ingestion_2.py --once"
 
 
 class StopRequested(Exception):  # noqa: N818 - no error
-    """A signal came while the source was being asked again."""
+    """A signal came while the source was being asked."""
 
 
 class Stop:
@@ -268,17 +271,21 @@ def open_sender(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> Send:
 
 
 def make_ask(args: argparse.Namespace, url: str, stop: Stop) -> Ask:
-    """Return what asks the source for its carts, and stops asking again once it is to stop."""
+    """Return what asks the source for its carts, and lets go of it once it is to stop."""
     session = open_session()
-
-    def pause(seconds: float) -> None:
-        stop.wait(seconds)
-        if stop():
-            raise StopRequested
 
     def ask(read: Callable[[Answer], Any], etag: str | None) -> Any:
         timeout = (CONNECT_SECONDS, args.source_timeout)
-        return fetch(session, url, read, etag=etag, timeout=timeout, sleep=pause)
+        options: dict[str, Any] = {
+            "etag": etag,
+            "timeout": timeout,
+            "max_bytes": ANSWER_BYTES,
+            "stopped": stop,
+        }
+        try:
+            return fetch(session, url, read, **options)
+        except FetchStopped:
+            raise StopRequested from None
 
     return ask
 

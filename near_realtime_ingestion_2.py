@@ -61,6 +61,7 @@ from ingestion.carts.state_file import StateFile, TouchedStateError
 from ingestion.carts.stop import Stop, StopRequested, handled_signals
 from ingestion.carts.summary import Summary
 from ingestion.durable_files import AnotherWriterError, single_writer
+from ingestion.exchange import FetchStopped
 from ingestion.json_array import BadAnswer
 from ingestion.logs import set_up_logging
 from ingestion.project import PROJECT_FOLDER
@@ -78,6 +79,8 @@ log = logging.getLogger("near_realtime_ingestion_2")
 CONNECT_SECONDS = 5.0
 SOURCE_SECONDS = 15.0
 PUBLISH_SECONDS = 15.0
+# an answer of a poll is held in memory until it is compared: 1.5 million carts
+ANSWER_BYTES = 256 << 20
 
 
 def run_polls(
@@ -209,17 +212,21 @@ def open_publisher(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> Pu
 
 
 def make_ask(args: argparse.Namespace, url: str, stop: Stop) -> Ask:
-    """Return what asks the source for its carts, and stops asking again once it is to stop."""
+    """Return what asks the source for its carts, and lets go of it once it is to stop."""
     session = open_session()
-
-    def pause(seconds: float) -> None:
-        stop.wait(seconds)
-        if stop():
-            raise StopRequested
 
     def ask(read: Callable[[Answer], Any], etag: str | None) -> Any:
         timeout = (CONNECT_SECONDS, args.source_timeout)
-        return fetch(session, url, read, etag=etag, timeout=timeout, sleep=pause)
+        options: dict[str, Any] = {
+            "etag": etag,
+            "timeout": timeout,
+            "max_bytes": ANSWER_BYTES,
+            "stopped": stop,
+        }
+        try:
+            return fetch(session, url, read, **options)
+        except FetchStopped:
+            raise StopRequested from None
 
     return ask
 

@@ -61,8 +61,10 @@ RUN_ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "fakestoreapi.com")
 log = logging.getLogger("batch_ingestion")
 
 
-def run_id(text: str) -> str:
+def run_id(text: str) -> str | None:
     """Return the id of a run: a UUID as given, or the one that `name:TEXT` always gives."""
+    if not text:
+        return None
     prefix, colon, name = text.partition(":")
     if prefix == "name" and colon and name.strip():
         return str(uuid.uuid5(RUN_ID_NAMESPACE, name.strip()))
@@ -72,6 +74,11 @@ def run_id(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"'{text}' is no UUID; any text becomes one as 'name:TEXT'"
         ) from None
+
+
+def raw_folder(text: str = "") -> Path:
+    """Return the raw folder: as given, else as the environment says, else in the project."""
+    return Path(text) if text else PROJECT_FOLDER / (settings.setting("RAW_DIR") or "raw")
 
 
 def has_no_disk() -> bool:
@@ -121,8 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--raw-dir",
-        type=Path,
-        default=PROJECT_FOLDER / (settings.setting("RAW_DIR") or "raw"),
+        type=raw_folder,
+        default=raw_folder(),
         help="local raw zone (default: $RAW_DIR, else raw in the project)",
     )
     parser.add_argument(

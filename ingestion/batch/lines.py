@@ -9,6 +9,8 @@ import msgspec
 from ingestion.records import BadRecord
 from ingestion.redaction import redact
 
+# what stands between a line's envelope and its record; inside a JSON string it cannot stand
+RECORD_MEMBER = b', "record": '
 # between tokens JSON allows newlines, in a line of NDJSON they may not stand; inside strings JSON
 # itself forbids them
 _NEWLINES_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
@@ -17,7 +19,7 @@ _NEWLINES_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
 def envelope(run_id: str, ingested_at: str, source_url: str, **others: object) -> bytes:
     """Return the line of a record up to the record itself; `}` and a newline follow it."""
     members = {"_run_id": run_id, "_ingested_at": ingested_at, "_source_url": source_url, **others}
-    return json.dumps(members, ensure_ascii=False).encode()[:-1] + b', "record": '
+    return json.dumps(members, ensure_ascii=False).encode()[:-1] + RECORD_MEMBER
 
 
 def to_lines(raws: list[msgspec.Raw], opening: bytes, redacted: frozenset[str]) -> bytes:

@@ -3,178 +3,35 @@
 from __future__ import annotations
 
 import base64
-import functools
 import json
 import os
-import subprocess
-import sys
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import google_crc32c
 import msgspec
 import pytest
 
-import batch_ingestion as batch
-from ingestion import source as api_source
 from ingestion.batch import load as bronze_load
 from ingestion.batch import receipts, upload
-from ingestion.batch import run as batch_run
 from ingestion.batch.google_calls import Limits
 from ingestion.batch.run_lock import sole_run
-from ingestion.project import PROJECT_FOLDER
 from local_gcp import resources
+from tests.support.batch_place import (
+    EXPECTED,
+    RUN_ID,
+    USERS,
+    Place,
+    one_copy,
+    one_row,
+    parsed,
+)
 from tests.support.flaky_proxy import FaultProxy
-from tests.support.scripted_http import ScriptedServer, answer, scripted_server
-
-RUN_ID = "22222222-2222-4222-8222-222222222222"
-PRODUCTS = b"""[
- {"id":1,"title":"Caf\xc3\xa9 ","price":22,"category":"kitchen","rating":{"rate":3.9,"count":120}},
- {"id":2,"title":"Mug","price":109.95,"category":"kitchen","password":"sesame"}
-]"""
-USERS = b"""[{"id":7,"email":"a@b.c","username":"u","password":"sesame","address":{"city":"x"}}]"""
-EXPECTED: dict[str, list[Any]] = {
-    "products": [
-        {
-            "id": 1,
-            "title": "Café ",
-            "price": 22,
-            "category": "kitchen",
-            "rating": {"rate": 3.9, "count": 120},
-        },
-        {"id": 2, "title": "Mug", "price": 109.95, "category": "kitchen"},
-    ],
-    "users": [{"id": 7, "email": "a@b.c", "username": "u", "address": {"city": "x"}}],
-}
-# as BIGQUERY_EMULATOR_HOST and STORAGE_EMULATOR_HOST name them
-SERVICES = ["STORAGE", "BIGQUERY"]
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    quick = functools.partial(api_source.fetch, backoff=lambda state: 0.0)
-    monkeypatch.setattr(batch_run, "fetch", quick)
-    answers = {"/products": [answer(200, PRODUCTS)], "/users": [answer(200, USERS)]}
-    with scripted_server(answers) as server:
-        yield server
-
-
-@dataclass
-class Place:
-    """A bucket, a dataset and a raw folder of a test's own, and the script that works on them."""
-
-    gcp: Any
-    store: ScriptedServer
-    bucket_name: str
-    dataset_id: str
-    raw_dir: Path
-    environment: dict[str, str]
-    capsys: pytest.CaptureFixture[str]
-    summary: list[dict[str, Any]]
-
-    def arguments(self, *arguments: str) -> list[str]:
-        return [
-            *("--bucket-name", self.bucket_name, "--dataset-id", self.dataset_id, "--json"),
-            *("--raw-dir", str(self.raw_dir), "--api-url", self.store.url, *arguments),
-        ]
-
-    def run(self, *arguments: str) -> int:
-        """Run the script in this process, return its exit code and keep its summary."""
-        self.capsys.readouterr()
-        code = batch.main(self.arguments("--cloud-timeout", "30", *arguments))
-        self.summary[:] = json.loads(self.capsys.readouterr().out)["entities"]
-        return code
-
-    def run_until(self, failpoint: str, *arguments: str) -> int:
-        """Run the script as a process that kills itself at `failpoint`; return its exit code."""
-        return subprocess.run(
-            [sys.executable, "batch_ingestion.py", *self.arguments(*arguments)],
-            cwd=PROJECT_FOLDER,
-            env={**os.environ, **self.environment, "FAILPOINT": failpoint},
-            capture_output=True,
-            timeout=120,
-            check=False,
-        ).returncode
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        sql = f"select * from `{self.gcp.project_id}.{self.dataset_id}.{table}`"
-        return [dict(row) for row in self.gcp.clients.bigquery.query(sql).result()]
-
-    def copies(self) -> dict[str, Counter[tuple[str, int]]]:
-        """Count, by entity, the rows of bronze for each run and record id."""
-        return {
-            entity: Counter(
-                (row["_run_id"], parsed(row["record"])["id"]) for row in self.rows(f"{entity}_raw")
-            )
-            for entity in EXPECTED
-        }
-
-    def manifest(self) -> Counter[tuple[str, str, str]]:
-        return Counter(
-            (row["run_id"], row["entity"], row["status"]) for row in self.rows("ingestion_runs")
-        )
-
-    def objects(self) -> dict[str, Any]:
-        return {blob.name: blob for blob in self.gcp.clients.storage.list_blobs(self.bucket_name)}
-
-    def files(self) -> list[str]:
-        found = (path for path in self.raw_dir.rglob("*") if path.is_file())
-        return sorted(str(path.relative_to(self.raw_dir)) for path in found)
-
-
-def parsed(record: Any) -> Any:
-    return json.loads(record) if isinstance(record, str) else record
-
-
-def one_copy(*run_ids: str) -> dict[str, Counter[tuple[str, int]]]:
-    return {
-        entity: Counter((run_id, record["id"]) for run_id in run_ids for record in records)
-        for entity, records in EXPECTED.items()
-    }
-
-
-def one_row(*run_ids: str) -> Counter[tuple[str, str, str]]:
-    return Counter((run_id, entity, "loaded") for run_id in run_ids for entity in EXPECTED)
-
-
-@pytest.fixture
-def place(
-    gcp: Any,
-    store: ScriptedServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Place:
-    name = f"batch-{uuid.uuid4().hex[:12]}"
-    resources.make_bucket(gcp.clients, name)
-    resources.make_bronze(gcp.clients, name.replace("-", "_"))
-    for variable, value in gcp.environment.items():
-        monkeypatch.setenv(variable, value)
-    return Place(
-        gcp, store, name, name.replace("-", "_"), tmp_path / "raw", {**gcp.environment}, capsys, []
-    )
-
-
-@pytest.fixture
-def proxies(
-    gcp: Any, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, FaultProxy]]:
-    """Put a fault proxy between the script and each of Google's services."""
-    made = {}
-    for service in SERVICES:
-        variable = f"{service}_EMULATOR_HOST"
-        made[service] = FaultProxy(urlsplit(gcp.environment[variable]).port)
-        place.environment[variable] = f"http://127.0.0.1:{made[service].port}"
-        monkeypatch.setenv(variable, place.environment[variable])
-    yield made
-    for proxy in made.values():
-        proxy.close()
+from tests.support.scripted_http import answer
+from tests.support.shared import FAKESTORE
 
 
 def test_a_run_ends_in_the_bucket_in_bronze_and_in_the_manifest(place: Place) -> None:
@@ -234,6 +91,18 @@ def test_a_refused_record_is_uploaded_to_quarantine_and_counted(place: Place) ->
     assert json.loads(line)["record"] == {"id": "x", "login": {}}
     assert len(place.rows("users_raw")) == 19
     assert place.files() == []
+
+
+def test_the_real_carts_are_loaded_when_they_are_asked_for(place: Place) -> None:
+    if not (FAKESTORE / "carts.json").is_file():
+        pytest.skip("../shared/fakestore/carts.json is missing: the real carts are not tested")
+    carts = (FAKESTORE / "carts.json").read_bytes()
+    place.store.answers["/carts"] = [answer(200, carts)]
+    assert place.run("--run-id", RUN_ID, "--entities", "products", "users", "carts") == 0
+    loaded = [parsed(row["record"]) for row in place.rows("carts_raw")]
+    assert sorted(loaded, key=lambda cart: cart["id"]) == json.loads(carts)
+    assert len(loaded) == 7
+    assert place.manifest() == one_row(RUN_ID) + Counter({(RUN_ID, "carts", "loaded"): 1})
 
 
 def test_no_password_reaches_the_bucket_or_bronze(place: Place) -> None:
@@ -437,6 +306,37 @@ def test_a_resumption_leaves_what_another_process_works_on(
     assert f"(pid {os.getpid()})" in caplog.text
     assert place.run("--resume") == 0
     assert place.copies() == one_copy(RUN_ID)
+
+
+# without a disk
+
+
+@pytest.mark.parametrize(("down", "is_kept"), [("STORAGE", False), ("BIGQUERY", True)])
+def test_without_a_disk_the_message_says_what_is_kept_and_another_machine_finishes(
+    place: Place,
+    proxies: dict[str, FaultProxy],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    down: str,
+    is_kept: bool,
+) -> None:
+    proxies[down].mode = "refuse"
+    assert place.run("--run-id", RUN_ID, "--no-disk", "--cloud-timeout", "1") == 3
+    proxies[down].mode = "ok"
+    assert str(place.raw_dir) not in caplog.text.replace(f"--raw-dir {place.raw_dir}", "")
+    assert "--resume" not in caplog.text
+    asked_again = "nothing is kept before it is uploaded: later, ask the API again with: python"
+    assert (asked_again in caplog.text) != is_kept
+    for name in place.objects():
+        assert f"wait in gs://{place.bucket_name}/{name}; finish with: python" in caplog.text
+    for entity in EXPECTED:
+        assert f"--run-id {RUN_ID} --entities {entity} --bucket-name" in caplog.text
+    # the disk is gone with the process
+    place.raw_dir = tmp_path / "another"
+    assert place.run("--run-id", RUN_ID, "--no-disk") == 0
+    assert len(place.store.requests) == (2 if is_kept else 4)
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
 
 
 # refused

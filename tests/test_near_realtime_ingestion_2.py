@@ -424,6 +424,9 @@ def test_a_command_that_a_message_names_works_on_the_same_places(tmp_path: Path)
     again = stage.parse_arguments(words[2:])
     assert (again.project_id, again.topic, again.events_dir) == ("p", "t", tmp_path / "a b")
     assert "--state-file" not in words
+    secret = ["--local-only", "--api-url", "http://me:secret@api.example"]
+    shown = stage.command(stage.parse_arguments(secret), "--once")
+    assert shown.endswith("--once --api-url http://api.example --local-only")
 
 
 def test_a_state_behind_a_link_stays_there_and_the_lock_follows_the_link(

@@ -13,6 +13,7 @@ import pytest
 
 from ingestion.carts.checkpoint import generation_after
 from ingestion.carts.event_batch import Batch
+from ingestion.carts.opening import WaitsForAnotherError
 from ingestion.carts.publishing import Rejection, RoundResult
 from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.replica import Replica
@@ -173,7 +174,7 @@ def test_what_waits_for_one_destination_does_not_leave_for_another(
     if is_dead:
         world.publish(lambda events, _: RoundResult([], [Rejection(each, "no") for each in events]))
     first, world.destination = world.destination, "projects/p/topics/t"
-    with pytest.raises(MadeForAnotherError, match="wait for the destination local only"):
+    with pytest.raises(WaitsForAnotherError, match="wait for the destination local only"):
         world.restart(is_new_snapshot=True)
     world.destination = first
     world.restart()
@@ -408,7 +409,7 @@ class Operator:
             self.world.destination = destination
             try:
                 self.world.restart(is_new_snapshot=True)
-            except MadeForAnotherError:
+            except WaitsForAnotherError:
                 continue
             self.world.publish()
             self.world.destination = current

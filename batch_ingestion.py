@@ -28,12 +28,17 @@ examples:
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 import uuid
@@ -46,8 +51,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ingestion import settings
-from ingestion.arguments import seconds
+from ingestion import command_line, settings
+from ingestion.arguments import api_url, seconds, user_agent
 from ingestion.batch.landing import (
     Landing,
     LandingError,
@@ -439,6 +444,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--api-url",
+        type=api_url,
         default=settings.setting("FAKE_STORE_API_URL") or settings.DEFAULT_API_URL,
         help="address of the API (default: $FAKE_STORE_API_URL, else the public Fake Store)",
     )
@@ -459,7 +465,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument(
-        "--user-agent", default=USER_AGENT, help=f"who asks the API (default: {USER_AGENT})"
+        "--user-agent",
+        type=user_agent,
+        default=USER_AGENT,
+        help=f"who asks the API (default: {USER_AGENT})",
     )
     parser.add_argument(
         "--api-timeout",
@@ -543,4 +552,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     # `docker stop` and schedulers send SIGTERM: the same as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    command_line.run(main)

@@ -13,6 +13,12 @@ configuration
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import sys
@@ -27,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ingestion import settings
+from ingestion import command_line, settings
 from ingestion.project import PROJECT_FOLDER
 
 if TYPE_CHECKING:
@@ -425,4 +431,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -19,11 +19,16 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, or another process
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +40,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ingestion.arguments import count, seconds
+from ingestion import command_line
+from ingestion.arguments import api_url, count, seconds
 from ingestion.carts.changes import GATE_POLLS, Change
 from ingestion.carts.outbox import DamagedBatchError, Delivery, EventFolder, Obstacle, Send, Sending
 from ingestion.carts.poller import Ask, Poller, PollResult, StateError
@@ -345,6 +351,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--topic", default="carts-events", help="Pub/Sub topic (default: %(default)s)")
     add(
         "--api-url",
+        type=api_url,
         default=setting("FAKE_STORE_API_URL") or DEFAULT_API_URL,
         help=f"the API's address (default: $FAKE_STORE_API_URL, else {DEFAULT_API_URL})",
     )
@@ -464,4 +471,4 @@ def handled_signals(stop: Stop) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -11,7 +11,8 @@ each step durable before the next, so that a kill anywhere loses nothing:
     5. forget                  {events-dir}/outbox/       the poll's file is removed
 
 A restart finds a poll that has step 1 and not step 2 and takes step 2 from the file, whatever
-the API says by then. Events are published at least once, and counted once by their id.
+the API says by then. Events are published at least once, and counted once by their id. An answer
+longer than 256 MB, when unpacked, is refused.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, or another process is at work;
 3 nothing is lost, but something waits here: the message says what, and what to type.

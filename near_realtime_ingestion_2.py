@@ -12,7 +12,8 @@ each step durable before the next, so that a kill anywhere loses nothing:
     6. forget                  {events-dir}/outbox/           the poll's file is removed
 
 A restart finds a poll that has step 1 and not step 2 and takes step 2 from the file, whatever
-the API says by then. Events are published at least once, and counted once by their id.
+the API says by then. Events are published at least once, and counted once by their id. An answer
+longer than 256 MB, when unpacked, is refused.
 
 State and events folder are made for one API and one destination; another one is exit code 2, or
 a new snapshot of all carts with --new-snapshot.
@@ -24,7 +25,6 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, or another process
 from __future__ import annotations
 
 import signal
-import sys
 
 if __name__ == "__main__":
     # Ctrl-C while the rest is imported ends the process without a traceback
@@ -43,7 +43,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingestion.arguments import count, seconds
+from ingestion import command_line
+from ingestion.arguments import api_url, count, seconds
 from ingestion.carts.change_list import print_changes
 from ingestion.carts.changes import GATE_INTERVALS, GATE_POLLS
 from ingestion.carts.checkpoint import Binding
@@ -296,6 +297,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--topic", default="carts-events", help="Pub/Sub topic (default: %(default)s)")
     add(
         "--api-url",
+        type=api_url,
         default=setting("FAKE_STORE_API_URL") or DEFAULT_API_URL,
         help=f"the API's address (default: $FAKE_STORE_API_URL, else {DEFAULT_API_URL})",
     )
@@ -440,4 +442,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -44,8 +44,8 @@ PARTITION_FORMATS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H"}
 
 # https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#timestamp_type
 TIMESTAMP = (
-    r"\d{4}-\d{1,2}-\d{1,2}([ Tt]\d{1,2}:\d{1,2}:\d{1,2}(\.\d{0,6})?)?"
-    r"( ?([Zz]|[+-](0?\d|1[0-3])(:\d{1,2})?|[+-]14(:00?)?|[A-Za-z_]+(/[A-Za-z_]+)*))?"
+    r"\d{4}-\d{1,2}-\d{1,2}([ Tt]\d{1,2}:\d{1,2}:\d{1,2}(\.\d{1,6})?"
+    r"([Zz]|[+-](0?\d|1[0-3])(:\d{1,2})?|[+-]14(:00?)?| [A-Za-z_]+(/[A-Za-z_]+)*)?)?"
 )
 FIRST_MOMENT = "TIMESTAMPTZ '0001-01-01 00:00:00+00'"
 MOMENT_AFTER_LAST = "TIMESTAMPTZ '10000-01-01 00:00:00+00'"

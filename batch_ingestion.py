@@ -49,7 +49,8 @@ from ingestion.batch.resume import resume
 from ingestion.batch.run import Run, Source, run_entities
 from ingestion.batch.summary import Outcome, exit_code, print_summary
 from ingestion.durable_files import AnotherWriterError
-from ingestion.project import PROJECT_FOLDER
+from ingestion.logs import set_up_logging
+from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
 from ingestion.source import TIMEOUT, USER_AGENT
 
 # how long to wait for an answer of Google's, and how long to try again
@@ -107,8 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--region",
-        default=settings.setting("GCP_REGION") or settings.DEFAULT_REGION,
-        help=f"location of the dataset (default: $GCP_REGION, else {settings.DEFAULT_REGION})",
+        default=settings.setting("GCP_REGION") or DEFAULT_REGION,
+        help=f"location of the dataset (default: $GCP_REGION, else {DEFAULT_REGION})",
     )
     parser.add_argument(
         "--api-url",
@@ -152,6 +153,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="load the refused records that are valid by now, as additions to their runs",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
     parser.add_argument(
         "--user-agent", default=USER_AGENT, help=f"who asks the API (default: {USER_AGENT})"
     )
@@ -241,8 +247,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     # on a terminal the bars tell what the lines would
     level = logging.WARNING if sys.stderr.isatty() else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     new_run_id = args.run_id or str(uuid.uuid4())
+    # what is resumed has ids of its own
+    line_id = args.run_id if args.resume or args.replay_quarantine else new_run_id
+    set_up_logging(as_json=args.log_json, level=level, run_id=line_id)
     try:
         outcomes = do_what_is_asked(args, new_run_id)
     except (settings.ConfigurationError, AnotherWriterError) as error:

@@ -24,7 +24,7 @@ from ingestion.batch import entities, summary
 from ingestion.batch import run as batch_run
 from ingestion.batch.run_lock import sole_run
 from ingestion.project import PROJECT_FOLDER
-from local_gcp.fake_store import SAMPLE_DATA
+from local_gcp.shop_data import SAMPLE_DATA
 from tests.support.scripted_http import (
     Respond,
     ScriptedServer,

@@ -135,8 +135,8 @@ def finished(outcome: Outcome, started: float, progress: Progress) -> Outcome:
     outcome = replace(outcome, seconds=round(time.monotonic() - started, 3))
     progress(outcome.entity, outcome.status, 0)
     log.info(
-        "finished entity=%s status=%s records=%d quarantined=%d bytes=%d seconds=%.3f",
+        "finished entity=%s status=%s records=%d quarantined=%d bytes=%d seconds=%.3f run_id=%s",
         *(outcome.entity, outcome.status, outcome.records, outcome.quarantined),
-        *(outcome.bytes, outcome.seconds),
+        *(outcome.bytes, outcome.seconds, outcome.run_id),
     )
     return outcome

@@ -138,7 +138,7 @@ def _check_key_file(path: Path) -> None:
     if wrong:
         raise ConfigurationError(
             f"The key file {path} {wrong}: put a key there, or set GOOGLE_APPLICATION_CREDENTIALS "
-            "to the file that holds one."
+            "to one; or unset it and run 'gcloud auth application-default login'."
         )
 
 

@@ -12,11 +12,16 @@ Exit codes: 0 done; 1 failed, and the message says what to do; 2 wrong usage or 
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +40,7 @@ from google.api_core.exceptions import (
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
+from ingestion import command_line
 from ingestion.logs import set_up_logging
 from ingestion.settings import ConfigurationError, credentials, load_environment, require, setting
 
@@ -164,7 +170,7 @@ def explain(error: Exception, project_id: str) -> str:
     return f"The Service Usage API refused the request: {message}"
 
 
-def report(result: Result) -> str:
+def result_lines(result: Result) -> str:
     """Return one line per API, in alphabetical order, and one for the service agent."""
     outcome = dict.fromkeys(result.already_on, "already on")
     outcome |= dict.fromkeys(result.switched_on, "switched on")
@@ -175,7 +181,7 @@ def report(result: Result) -> str:
     return "\n".join(lines)
 
 
-def connect(endpoint: str, project_id: str) -> Access:
+def authenticate(endpoint: str, project_id: str) -> Access:
     """Find credentials; a server on this machine is asked anonymously."""
     from google.auth.credentials import AnonymousCredentials, CredentialsWithQuotaProject
 
@@ -331,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         project_id = check_project_id(require(args.project_id, "GCP_PROJECT_ID", "--project-id"))
-        access = connect(endpoint.rstrip("/"), project_id)
+        access = authenticate(endpoint.rstrip("/"), project_id)
         apis = APIS + UNATTENDED_APIS if args.unattended else APIS
         result = start_apis(access, project_id, apis, args.dry_run)
     except ConfigurationError as error:
@@ -343,9 +349,9 @@ def main(argv: list[str] | None = None) -> int:
     except (GoogleAPICallError, RetryError, GoogleAuthError, requests.RequestException) as error:
         log.error("%s", explain(error, project_id))
         return 1
-    print(json.dumps(asdict(result)) if args.json else report(result))
+    print(json.dumps(asdict(result)) if args.json else result_lines(result))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -87,21 +87,32 @@ def measured(work: Callable[[], Any]) -> Figures:
 
 def poll(folder: Path, body: Path | None, *, is_loaded: bool, etag: str | None) -> Figures:
     """Poll with an answer that has been received; with `is_loaded`, the loading is not measured."""
+    from ingestion.carts.checkpoint import Binding
     from ingestion.carts.outbox import EventFolder
-    from ingestion.carts.poller import Poller
+    from ingestion.carts.poller import Poller, PollRules
+    from ingestion.carts.replica import Replica
+    from ingestion.carts.state_file import StateFile
 
     answer = ReceivedAnswer(body, etag)
+
+    events = EventFolder(folder / "events", lambda: datetime.now(UTC))
+    binding = Binding(
+        source="http://bench/carts", destination="local only", state_file="../state.json"
+    )
 
     def open_poller() -> Poller:
         # the bench hands over what has been received; the real `ask` fetches it
         def ask(read: Callable[[Any], Any], _etag: str | None) -> Any:
             return read(answer)
 
-        return Poller(folder / "state.json", "http://bench/carts", ask, accept_deletes=False)
+        state = StateFile(folder / "state.json")
+        return Poller(state, events, binding, ask, PollRules(), Replica())
 
-    events = EventFolder(folder / "events", lambda: datetime.now(UTC))
-    poller = open_poller() if is_loaded else None
-    return measured(lambda: (poller or open_poller()).poll(events))
+    if not is_loaded:
+        return measured(lambda: open_poller().poll())
+    poller = open_poller()
+    poller.open()
+    return measured(poller.poll)
 
 
 def load_with_orjson(body: Path) -> Figures:
@@ -129,14 +140,14 @@ def publish(events: int, how: str) -> Figures:
 
 def publish_ours(documents: list[bytes]) -> None:
     """Publish as the stage does."""
-    from ingestion.carts.outbox import ROUND_EVENTS
     from ingestion.carts.publisher import PubSubPublisher
+    from ingestion.carts.publishing import ROUND_EVENTS
 
     with PubSubPublisher(PROJECT, TOPIC, lambda: False, 30) as publisher:
         for start in range(0, len(documents), ROUND_EVENTS):
-            sending = publisher.send(documents[start : start + ROUND_EVENTS])
-            if sending.obstacle or sending.refused:
-                raise SystemExit(f"could not publish: {sending.problem}")
+            result = publisher.publish(documents[start : start + ROUND_EVENTS])
+            if result.stopped_by or result.rejected:
+                raise SystemExit(f"could not publish: {result.problem}")
 
 
 def publish_batching(documents: list[bytes]) -> None:
@@ -213,7 +224,8 @@ def bench_polls(carts: int, rounds: int) -> None:
         shutil.copy(folder / "state.json", kept)
         samples: dict[str, list[Figures]] = {}
         for _ in range(rounds):
-            shutil.rmtree(folder / "events")
+            for batch in (folder / "events" / "outbox").glob("*.0000000002.jsonl"):
+                batch.unlink()
             shutil.copy(kept, folder / "state.json")
             for what, arguments in {
                 "orjson.loads": ["orjson", str(after)],
@@ -233,7 +245,8 @@ def bench_polls(carts: int, rounds: int) -> None:
 @contextmanager
 def pubsub_emulator() -> Iterator[bool]:
     """Have an emulator at PUBSUB_EMULATOR_HOST, Google's if none is there; False where neither."""
-    from local_gcp.servers import choose_ports, find_jar
+    from local_gcp.commands import find_jar
+    from local_gcp.servers import choose_ports
 
     jar = find_jar()
     if os.environ.get("PUBSUB_EMULATOR_HOST") or jar is None:

@@ -1,1 +1,1 @@
-"""The page that kpi_report.py writes, and where it goes."""
+"""What `kpi_report.py` is made of: what it shows, how it reads gold, its charts and its page."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ingestion import settings
+from ingestion.durable_files import replace_file
 
 UPLOAD_SECONDS = 60.0
 
@@ -14,12 +15,21 @@ class OutputError(Exception):
 
 
 def write_page(page: str, output: str, project_id: str) -> str:
-    """Write the page to a file or to gs://bucket/object, and return its address for a browser."""
+    """Write the page to a file or to gs://bucket/object, and return its address for a browser.
+
+    Either is replaced whole; where that fails, the page before stays, and OutputError says why.
+    """
     if output.startswith("gs://"):
         return _upload(page, output, project_id)
     file = Path(output)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page, encoding="utf-8")
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        replace_file(file, [page.encode()], "report")
+    except OSError as error:
+        raise OutputError(
+            f"The report cannot be written to {output} ({error.strerror}): give another --output."
+        ) from error
     return file.resolve().as_uri()
 
 

@@ -20,7 +20,7 @@ from google.api_core.exceptions import Unauthorized
 from google.auth.exceptions import RefreshError
 
 import start_apis_GCP
-from start_apis_GCP import APIS, UNATTENDED_APIS, Result, explain, is_loopback, report
+from start_apis_GCP import APIS, UNATTENDED_APIS, Result, explain, is_loopback, result_lines
 
 PROJECT = "fake-store-test"
 AGENT = "service-424242@gcp-sa-pubsub.iam.gserviceaccount.com"
@@ -369,14 +369,14 @@ def test_keyless_credentials_are_taken_like_a_key(
     path = tmp_path / "credentials.json"
     path.write_text(json.dumps({**file, "credential_source": {"file": str(tmp_path / "token")}}))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-    access = start_apis_GCP.connect("https://serviceusage.googleapis.com", PROJECT)
+    access = start_apis_GCP.authenticate("https://serviceusage.googleapis.com", PROJECT)
     assert access.credentials.service_account_email == ACCOUNT
 
 
 def test_calls_are_counted_on_the_project_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = google.oauth2.credentials.Credentials("token", quota_project_id="another")
     monkeypatch.setattr(google.auth, "default", lambda **_: (mine, None))
-    access = start_apis_GCP.connect("https://serviceusage.googleapis.com", PROJECT)
+    access = start_apis_GCP.authenticate("https://serviceusage.googleapis.com", PROJECT)
     assert access.credentials.quota_project_id == PROJECT
 
 
@@ -413,7 +413,7 @@ def test_one_batch_holds_all_apis() -> None:
 
 def test_report_lists_the_apis_in_order() -> None:
     result = Result(PROJECT, ["c.googleapis.com"], ["a.googleapis.com"], [], None)
-    assert report(result).split() == [
+    assert result_lines(result).split() == [
         "switched",
         "on",
         "a.googleapis.com",

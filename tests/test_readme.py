@@ -86,8 +86,8 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 def test_every_direct_dependency_is_pinned_and_explained() -> None:
     pins = []
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        lines = (PROJECT_FOLDER / name).read_text().splitlines()
+    for path in PROJECT_FOLDER.glob("requirements*.txt"):
+        lines = path.read_text().splitlines()
         pins += [line for line in lines if line and not line.startswith(("#", "-r"))]
     assert all(re.fullmatch(r"[A-Za-z0-9._\[\]-]+==[\w.]+", pin) for pin in pins)
     explained = set(re.findall(r"`([\w.-]+)`", section("Dependencies")))

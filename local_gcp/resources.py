@@ -13,6 +13,7 @@ from local_gcp.clients import Clients
 PROJECT_ID = "local-project"
 REGION = DEFAULT_REGION
 BUCKET_NAME = "local-raw"
+STATE_BUCKET_NAME = "local-state"
 BRONZE_DATASET = "bronze_data"
 DATASETS = (BRONZE_DATASET, "silver_data", "gold_data")
 TOPIC = "carts-events"
@@ -40,7 +41,8 @@ BRONZE_TABLES = {
 
 def make_buckets(clients: Clients) -> None:
     """Create what lies in Cloud Storage."""
-    make_bucket(clients, BUCKET_NAME)
+    for name in (BUCKET_NAME, STATE_BUCKET_NAME):
+        make_bucket(clients, name)
 
 
 def make_bucket(clients: Clients, name: str) -> None:

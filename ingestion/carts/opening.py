@@ -100,6 +100,8 @@ def _check_that_nothing_newer_left(
     State and checkpoint of before were put back together, and the event store was not.
     """
     highest = events.store.sequences_published_since(checkpoint.published, checkpoint.generation)
+    if highest:
+        state.bring_here()
     known = read_sequences(state.path, highest) if highest else {}
     if any(sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()):
         raise StateError(f"{state.path} does not know the last events published: {OLD_COPY}")

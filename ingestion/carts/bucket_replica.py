@@ -18,7 +18,6 @@ import re
 import secrets
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -91,7 +90,6 @@ class BucketReplica(Replica):
         self._unrecorded: list[tuple[str, bytes]] = []
         self._garbage: list[str] = []
         self._letters: set[str] = set()
-        self._quarantined: defaultdict[str, int] = defaultdict(int)
 
     def begin_poll(self) -> None:
         """Renew the head, or take it and rebuild the working copy from it."""
@@ -154,11 +152,10 @@ class BucketReplica(Replica):
 
     def record(self, batch: Batch | None, result: RoundResult) -> None:
         """Write what has left and what was rejected, each as an object."""
-        now = self._now()
-        label = label_of(batch) if batch else "replay"
-        name = f"{now:%Y-%m-%d}/{label}.{self._unique()}.jsonl"
+        name = self._round_name(label_of(batch) if batch else "replay")
+        failed_at = format_time(self._now())
         letters = [
-            msgspec.json.encode(DeadLetter(msgspec.Raw(each.event), each.reason, format_time(now)))
+            msgspec.json.encode(DeadLetter(msgspec.Raw(each.event), each.reason, failed_at))
             for each in result.rejected
         ]
         for folder, lines in (("dead_letter", letters), ("published", result.acknowledged)):
@@ -219,9 +216,12 @@ class BucketReplica(Replica):
         if not head.checkpoint:
             self._remember_lost_generations()
         if is_new:
+            self._letters = self._copy.rebuild_dead_letters(head, self._objects)
+            self._copy.new_quarantine()
             self._unrecorded.clear()
-            self._quarantined.clear()
-            self._letters = self._copy.rebuild_store(head, self._objects)
+            if acknowledged := self._copy.exchange_published(head, self._objects):
+                name = self._round_name(head.pending[0].file.removesuffix(".jsonl"))
+                self._unrecorded.append((f"published/{name}", _as_lines(acknowledged)))
         self._elsewhere = None
         if head.state and not self._copy.has_state(head.state):
             if head.header:
@@ -237,14 +237,13 @@ class BucketReplica(Replica):
         if newest:
             log.warning("the head is gone: a new snapshot follows on generation=%s", newest)
             # nothing of it is pending any more, whatever number it had come to
-            lost = Checkpoint(
-                binding=self._binding, generation=newest, batch=1, published=Position()
-            )
-            self._copy.write_checkpoint(lost)
+            place = Position()
+            lost = Checkpoint(binding=self._binding, generation=newest, batch=1, published=place)
+            self._copy.write_checkpoint(lost, place)
 
     def _written(self, batch: Batch | None, *, is_state_saved: bool) -> dict[str, Any]:
         """Write what a commit names, and return how the head says it."""
-        for day, lines in self._copy.new_quarantine(self._quarantined).items():
+        for day, lines in self._copy.new_quarantine().items():
             self._objects.write_once(f"quarantine/{day}/{self._unique()}.jsonl", lines)
         changes: dict[str, Any] = {"checkpoint": self._copy.checkpoint()}
         if batch:
@@ -297,6 +296,9 @@ class BucketReplica(Replica):
         named |= {head.state.name} if head.state else set()
         found = [*self._objects.names("state/"), *self._objects.names("outbox/")]
         self._delete(name for name in found if name not in named and _epoch_of(name) < head.epoch)
+
+    def _round_name(self, label: str) -> str:
+        return f"{self._now():%Y-%m-%d}/{label}.{self._unique()}.jsonl"
 
     def _unique(self) -> str:
         return f"{self._epoch:08d}-{secrets.token_hex(8)}"

@@ -1,29 +1,30 @@
 """The local files as a working copy of a state in a bucket: rebuilt from the head, never trusted.
 
-What the head says is put here: checkpoint, outbox, the note of the last good poll; and of the
-event store what a poll looks at: the dead letters, and what has left of the oldest batch. The
-state's file stays where its checksum is the head's.
+What the head says is put here: checkpoint, outbox, the note of the last good poll, the dead
+letters, and what has left of the oldest batch. The state's file stays where its checksum is the
+head's, and `published/` goes on: it has what left while this disk was there, the bucket has all.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import date, datetime, timedelta
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
 from ingestion.carts.checkpoint import Binding, Checkpoint, CheckpointFile
-from ingestion.carts.event_batch import Batch, batch_at
-from ingestion.carts.event_store import Position
+from ingestion.carts.event_batch import Batch, batch_at, event_id_of
+from ingestion.carts.event_store import EventStore, Position
 from ingestion.carts.head import Head
+from ingestion.carts.publishing import RoundResult
 from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.state_file import LastPoll, last_poll_file
 from ingestion.durable_files import replace_file
 from ingestion.objects import ObjectFolder, StoredObject, crc32c_of_file
-
-STORE_FOLDERS = ("published", "dead_letter", "quarantine")
 
 
 class WorkingCopy:
@@ -34,6 +35,8 @@ class WorkingCopy:
         self.state_file = state_file
         self.events_dir = events_dir
         self._outbox = events_dir / "outbox"
+        self._store = EventStore(events_dir, lambda: datetime.now(UTC))
+        self._quarantined: defaultdict[str, int] = defaultdict(int)
         # the checksum of the state's file as it was at (inode, size, time)
         self._known: tuple[tuple[int, int, int], str] | None = None
 
@@ -66,7 +69,7 @@ class WorkingCopy:
         """Make what a poll goes on from what the head says, and drop a state that is another."""
         # the first to come and the last to go: it says whose working copy this is
         if head.checkpoint and (is_new or not _is_same(self.checkpoint(), head.checkpoint)):
-            self.write_checkpoint(head.checkpoint)
+            self.write_checkpoint(head.checkpoint, Position())
         self._rebuild_outbox(head, objects)
         if head.last_good_poll and head.checkpoint:
             note = LastPoll(head.checkpoint.generation, head.last_good_poll)
@@ -77,31 +80,46 @@ class WorkingCopy:
         if not head.checkpoint:
             CheckpointFile(self.events_dir).path.unlink(missing_ok=True)
 
-    def rebuild_store(self, head: Head, objects: ObjectFolder) -> set[str]:
-        """Make the event store anew, as far as a poll reads it; return the dead letters' names."""
-        for folder in STORE_FOLDERS:
-            for path in (self.events_dir / folder).glob("*.jsonl"):
-                path.unlink()
-        if not (head.pending or head.dead_letters):
-            return set()
-        letters = objects.names("dead_letter/")
-        published: list[str] = []
-        if head.pending:
-            label, first_day = self._oldest_batch()
-            names = objects.names("published/", f"published/{first_day}")
-            published = [name for name in names if f"/{label}." in name]
-        for name in (*letters, *published):
+    def rebuild_dead_letters(self, head: Head, objects: ObjectFolder) -> set[str]:
+        """Make the dead letters those of the bucket, and return the names of their objects."""
+        for path in self._store.dead_letter_files():
+            path.unlink()
+        # a batch that is pending may have some that no head has counted yet
+        names = objects.names("dead_letter/") if head.pending or head.dead_letters else []
+        for name in names:
             found = objects.read(name)
-            # `folder/day/...` in the bucket is the file `folder/day.jsonl` here
+            # dead_letter/{day}/... in the bucket is dead_letter/{day}.jsonl here
             file = (self.events_dir / name).parent.with_suffix(".jsonl")
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("ab") as lines:
                 lines.write(found[0] if found else b"")
-        return set(letters)
+        return set(names)
 
-    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; what has been published here is looked at from its beginning."""
-        checkpoint = replace(checkpoint, published=Position())
+    def exchange_published(self, head: Head, objects: ObjectFolder) -> list[bytes]:
+        """Learn what has left of the oldest batch; return what left and the bucket does not know.
+
+        Such events were acknowledged here just before a kill.
+        """
+        if not head.checkpoint:
+            return []
+        if not head.pending:
+            self.write_checkpoint(head.checkpoint, self._store.position())
+            return []
+        batch = min(filter(None, map(batch_at, self._outbox.glob("*"))), key=label_of)
+        # the clocks of two machines may differ at midnight; by more, and it leaves once more
+        day = datetime.fromisoformat(batch.header().observed_at).date() - timedelta(days=1)
+        self.write_checkpoint(head.checkpoint, Position(f"{day}"))
+        ids = set(map(event_id_of, batch.documents()))
+        here = _those_of(ids, self._store.published_since(Position(f"{day}")))
+        names = objects.names("published/", f"published/{day}")
+        found = (objects.read(name) for name in names if f"/{label_of(batch)}." in name)
+        there = _those_of(ids, (line for each in found if each for line in each[0].splitlines()))
+        self._store.settle(RoundResult([there[key] for key in there.keys() - here.keys()]))
+        return [here[key] for key in here.keys() - there.keys()]
+
+    def write_checkpoint(self, checkpoint: Checkpoint, published: Position) -> None:
+        """Write a checkpoint, with the place in this disk's own event store."""
+        checkpoint = replace(checkpoint, published=published)
         path = CheckpointFile(self.events_dir).path
         replace_file(path, [msgspec.json.encode(checkpoint) + b"\n"], "checkpoint")
 
@@ -124,26 +142,18 @@ class WorkingCopy:
 
     def dead_letter_count(self) -> int:
         """Return how many dead letters lie here."""
-        files = (self.events_dir / "dead_letter").glob("*.jsonl")
-        return sum(file.read_bytes().count(b"\n") for file in files)
+        return self._store.dead_letter_count()
 
-    def new_quarantine(self, seen: defaultdict[str, int]) -> dict[str, bytes]:
-        """Return by day what has come to the quarantine since the sizes in `seen`; move them on."""
+    def new_quarantine(self) -> dict[str, bytes]:
+        """Return by day what has come to the quarantine since it was last asked for."""
         found = {}
         for path in sorted((self.events_dir / "quarantine").glob("*.jsonl")):
             with path.open("rb") as file:
-                file.seek(seen[path.stem])
+                file.seek(self._quarantined[path.stem])
                 if lines := file.read():
                     found[path.stem] = lines
-                    seen[path.stem] += len(lines)
+                    self._quarantined[path.stem] += len(lines)
         return found
-
-    def _oldest_batch(self) -> tuple[str, date]:
-        """Return the label of the oldest batch, and the first day that may have seen it leave."""
-        batch = min(filter(None, map(batch_at, self._outbox.glob("*"))), key=label_of)
-        observed_at = datetime.fromisoformat(batch.header().observed_at)
-        # the clocks of two machines may differ at midnight; by more, and it leaves once more
-        return label_of(batch), observed_at.date() - timedelta(days=1)
 
     def _rebuild_outbox(self, head: Head, objects: ObjectFolder) -> None:
         pending = {batch.file: batch.stored for batch in head.pending}
@@ -165,6 +175,16 @@ def _is_same(here: Checkpoint | None, there: Checkpoint) -> bool:
 def label_of(batch: Batch) -> str:
     """Return by what the objects of a batch are found."""
     return f"{batch.generation}.{batch.number:010d}"
+
+
+def _those_of(ids: set[str], lines: Iterable[bytes]) -> dict[str, bytes]:
+    """Return those events by id; a line that somebody has damaged is none."""
+    found = {}
+    for line in lines:
+        with suppress(ValueError):
+            if (event_id := event_id_of(line)) in ids:
+                found[event_id] = line
+    return found
 
 
 def _fetch(stored: StoredObject, objects: ObjectFolder, file: Path) -> None:

@@ -49,13 +49,18 @@ class BucketPollers:
         self.started: list[ForkedStage] = []
 
     def start(
-        self, name: str, *flags: str, failpoint: str = "", lease: float = LEASE_SECONDS
+        self,
+        name: str,
+        *flags: str,
+        failpoint: str = "",
+        lease: float = LEASE_SECONDS,
+        bucket: str | None = None,
     ) -> ForkedStage:
-        """Start a poller on the folders of that name."""
+        """Start a poller on the folders of that name, with another `bucket` or with none ('')."""
         environment = {
             **self.pubsub.environment,
             "STORAGE_EMULATOR_HOST": self.storage.url,
-            "STATE_BUCKET_NAME": self.bucket.name,
+            "STATE_BUCKET_NAME": self.bucket.name if bucket is None else bucket,
             "FAILPOINT": failpoint,
         }
         flags = ("--project-id", "local-project", "--accept-deletes", *flags)

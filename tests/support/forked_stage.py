@@ -58,7 +58,8 @@ class ForkedStage:
         return code
 
     def log(self) -> str:
-        return Path(self.output + ".log").read_text()
+        file = Path(self.output + ".log")
+        return file.read_text() if file.exists() else ""
 
     def summary(self) -> dict[str, Any]:
         return dict(json.loads(Path(self.output + ".out").read_text()))

@@ -374,7 +374,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--state-bucket",
         metavar="NAME",
         help="keep state and events in this bucket; the files here are a working copy (default: "
-        "$STATE_BUCKET_NAME; --local-only goes without)",
+        "$STATE_BUCKET_NAME, but not with --local-only, --state-file or --events-dir)",
     )
     add(
         "--lease-seconds",
@@ -435,7 +435,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                 parser.error(f"--replay-dead-letters publishes, and does not go with --{flag}")
     if args.local_only and args.state_bucket:
         parser.error("--local-only keeps everything here, and does not go with --state-bucket")
-    if not args.local_only:
+    # a place that the command line names wins over a bucket that the environment names
+    places = ("state_file", "events_dir")
+    is_named = any(getattr(args, name) != parser.get_default(name) for name in places)
+    if not (args.local_only or is_named):
         args.state_bucket = args.state_bucket or setting("STATE_BUCKET_NAME")
     # a link stays a link, and the lock lies beside what it leads to
     args.state_file = Path(os.path.realpath(args.state_file))

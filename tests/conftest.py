@@ -48,9 +48,7 @@ def _environment_of_gcp(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     """Set the local GCP's environment for a test that uses it, and for no other."""
     if "gcp" in request.fixturenames:
         for name, value in request.getfixturevalue("gcp").environment.items():
-            # what the state bucket is for, a test has a bucket of its own for
-            if name != "STATE_BUCKET_NAME":
-                monkeypatch.setenv(name, value)
+            monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

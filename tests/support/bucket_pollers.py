@@ -60,10 +60,11 @@ class BucketPollers:
         environment = {
             **self.pubsub.environment,
             "STORAGE_EMULATOR_HOST": self.storage.url,
-            "STATE_BUCKET_NAME": self.bucket.name if bucket is None else bucket,
             "FAILPOINT": failpoint,
         }
         flags = ("--project-id", "local-project", "--accept-deletes", *flags)
+        bucket = self.bucket.name if bucket is None else bucket
+        flags = (*flags, *(("--state-bucket", bucket) if bucket else ()))
         flags = (*flags, "--lease-seconds", str(lease), "--publish-timeout", "1")
         argv = stage_command(self.folder / name, self.source.url, *flags)[2:]
         output = self.folder / "output" / f"{len(self.started)}"

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+import near_realtime_ingestion_2 as stage
 from local_gcp.servers import LocalGcp
 from tests.support.bucket_pollers import BucketPollers, bucket_pollers
 from tests.support.cart_histories import (
@@ -252,9 +253,9 @@ def refused(pollers: BucketPollers, name: str, *flags: str, bucket: str = "") ->
     environment = {
         **pollers.pubsub.environment,
         "STORAGE_EMULATOR_HOST": pollers.storage.url,
-        "STATE_BUCKET_NAME": bucket,
     }
     flags = ("--once", "--project-id", "local-project", *flags)
+    flags = (*flags, *(("--state-bucket", bucket) if bucket else ()))
     return run_here(pollers.folder / name, pollers.source.url, *flags, env=environment)
 
 
@@ -271,11 +272,30 @@ def test_a_state_of_the_disk_and_one_of_the_bucket_do_not_meet(pollers: BucketPo
     assert len(pollers.published()) == 5
 
 
-def test_local_only_goes_without_the_bucket_of_the_environment(pollers: BucketPollers) -> None:
-    assert refused(pollers, "disk", "--local-only", bucket=pollers.bucket.name).code == 0
-    assert pollers.names() == []
+@pytest.mark.parametrize(
+    ("flags", "bucket"),
+    [
+        ([], "of-the-environment"),
+        (["--state-bucket", "given"], "given"),
+        (["--state-file", "x", "--state-bucket", "given"], "given"),
+        # what the command line says wins over the environment
+        (["--local-only"], None),
+        (["--state-file", "x"], None),
+        (["--events-dir", "x"], None),
+    ],
+)
+def test_the_bucket_is_that_of_the_command_line_or_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], bucket: str | None
+) -> None:
+    monkeypatch.setenv("STATE_BUCKET_NAME", "of-the-environment")
+    assert stage.parse_arguments(flags).state_bucket == bucket
+    monkeypatch.setenv("STATE_BUCKET_NAME", "")
+    assert stage.parse_arguments(flags).state_bucket == (None if bucket != "given" else bucket)
+
+
+def test_local_only_and_a_state_bucket_exclude_each_other() -> None:
     with pytest.raises(SystemExit, match="2"):
-        refused(pollers, "disk", "--local-only", "--state-bucket", pollers.bucket.name)
+        stage.parse_arguments(["--local-only", "--state-bucket", "given"])
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(pollers: BucketPollers) -> None:

@@ -151,6 +151,12 @@ def publish(
         totals = PublishTotals(stopped_by=StopReason.UNREACHABLE, problem=str(error))
     dead_letters = events.store.dead_letter_count()
     summary.add_published(totals, events.outbox.waiting(), dead_letters)
+    if totals.rejected:
+        log.error(
+            "dead_lettered=%d: Pub/Sub rejected these events, the reasons stand in %s",
+            totals.rejected,
+            events.store.dead_letters,
+        )
     if totals.stopped_by:
         level = logging.INFO if totals.stopped_by is StopReason.STOPPED else logging.ERROR
         log.log(level, "%s; waiting=%d: nothing is lost", totals.problem, summary.waiting)
@@ -201,7 +207,8 @@ def command(args: argparse.Namespace, *flags: str) -> str:
     for name in ("project_id", "topic", "api_url", "state_bucket", "state_file", "events_dir"):
         value = getattr(args, name)
         if value != getattr(defaults, name):
-            words += ["--" + name.replace("_", "-"), str(value)]
+            shown = public_url(value) if name == "api_url" else str(value)
+            words += ["--" + name.replace("_", "-"), shown]
     if args.local_only:
         words.append("--local-only")
     return shlex.join(words)

@@ -134,7 +134,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder and its parents, each durable in the one above it."""
     if folder.is_dir():
         return
-    make_folder(folder.parent)
+    if folder.parent != folder:  # as is the root of a drive that Windows has not
+        make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _fsync_folder(folder.parent)
 

@@ -8,8 +8,8 @@ The newest file only ever grows: where the clock has been set back since, the li
 into it too, so that the order of the names is the order of time whatever the clock said.
 
 A restart looks into `published/` for the part of the oldest batch that need not be published
-again. The checkpoint says from where on, so files of the days before are never read: they may be
-moved away or deleted whenever nobody else wants them.
+again. The checkpoint says from where on, so a start reads no day before it; only a generation that
+begins looks through all. Every day but the newest may be moved away or deleted at any time.
 """
 
 from __future__ import annotations

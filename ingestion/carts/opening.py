@@ -11,17 +11,21 @@ from ingestion.carts.event_batch import Batch
 from ingestion.carts.outbox import EventFolder
 from ingestion.carts.recovery import (
     OLD_COPY,
-    MadeForAnotherError,
     Recovery,
     check_binding,
-    left_batches,
+    published_batches,
     reconcile,
 )
 from ingestion.carts.replica import Replica
 from ingestion.carts.state import StateError, StateHeader, read_sequences
 from ingestion.carts.state_file import StateFile
+from ingestion.settings import ConfigurationError
 
 log = logging.getLogger(__name__)
+
+
+class WaitsForAnotherError(ConfigurationError):
+    """Not even a new snapshot may begin here before the events of before have left."""
 
 
 def load(
@@ -30,7 +34,7 @@ def load(
     """Load state and checkpoint; MadeForAnotherError where they are not for this `binding`.
 
     With `ignores_state` a new snapshot is to be taken, whatever the state says. Events that still
-    wait for another destination must not go to this one.
+    wait for another destination must not go to this one: WaitsForAnotherError.
     """
     events.checkpoint.load()
     if not ignores_state:
@@ -42,10 +46,11 @@ def load(
     if not checkpoint or binding.destination in ("", checkpoint.binding.destination):
         return
     if events.outbox.batches() or events.store.dead_letter_files():
-        raise MadeForAnotherError(
+        raise WaitsForAnotherError(
             f"Events in {events.outbox.folder} or {events.store.dead_letters} wait for the "
             f"destination {checkpoint.binding.destination}, and this run has "
-            f"{binding.destination}: let them leave first"
+            f"{binding.destination}: publish them there first, or give this run a --state-file and "
+            f"an --events-dir of its own."
         )
 
 
@@ -61,18 +66,18 @@ def recover(
     outbox, checkpoint = events.outbox, events.checkpoint.current
     outbox.sweep()
     if ignores_state:
-        found = Recovery(left_batches(checkpoint, outbox.batches()), [])
+        found = Recovery(published_batches(checkpoint, outbox.batches()), [])
     else:
         found = reconcile(state.header, checkpoint, outbox.batches())
-    for batch in found.left:
+    for batch in found.published:
         outbox.remove(batch, replica)
-    unknown = found.unknown
-    if unknown and not unknown[-1].is_whole():
+    unapplied = found.unapplied
+    if unapplied and not unapplied[-1].is_whole():
         # only a disk that lost what it had promised does this; the batch was in no state yet,
         # so nothing of it has left, and the next poll finds its changes again
-        log.warning("dropped a damaged batch that was in no state batch=%s", unknown[-1].path)
-        unknown.pop().path.unlink()
-    for batch in unknown:
+        log.warning("dropped a damaged batch that was in no state batch=%s", unapplied[-1].path)
+        unapplied.pop().path.unlink()
+    for batch in unapplied:
         _adopt(batch, state, binding)
         replica.commit(batch, is_state_saved=True)
         log.warning("recovered an interrupted poll batch=%s", batch.path.name)
@@ -99,11 +104,14 @@ def _check_that_nothing_newer_left(
 
     State and checkpoint of before were put back together, and the event store was not.
     """
+    is_superseded = events.store.newest_generation(checkpoint.published) > checkpoint.generation
     highest = events.store.sequences_published_since(checkpoint.published, checkpoint.generation)
     if highest:
         state.bring_here()
     known = read_sequences(state.path, highest) if highest else {}
-    if any(sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()):
+    if is_superseded or any(
+        sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()
+    ):
         raise StateError(f"{state.path} does not know the last events published: {OLD_COPY}")
 
 

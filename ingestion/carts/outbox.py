@@ -114,15 +114,17 @@ class EventFolder:
 
     def __init__(self, folder: Path, now: Callable[[], datetime]) -> None:
         """Look into `folder`, which need not exist; `now` names the files of the event store."""
-        self.path = folder
         self.store = EventStore(folder, now)
         self.checkpoint = CheckpointFile(folder)
         self.outbox = Outbox(folder / "outbox", self.store, self.checkpoint)
 
     def newest_generation(self) -> str:
-        """Return the newest generation that this folder has ever seen, or an empty text."""
-        current = self.checkpoint.current
-        newest = self.store.newest_generation(current.published if current else Position())
-        if current:
-            newest = max(newest, current.generation)
-        return max([newest, *(batch.generation for batch in self.outbox.batches())])
+        """Return the newest generation that this folder has ever seen, or an empty text.
+
+        Asked when a generation begins, which is rare: all that lies here is read.
+        """
+        seen = [self.store.newest_generation(Position())]
+        seen += [batch.generation for batch in self.outbox.batches()]
+        if self.checkpoint.current:
+            seen.append(self.checkpoint.current.generation)
+        return max(seen)

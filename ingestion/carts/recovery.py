@@ -23,11 +23,14 @@ class MadeForAnotherError(ConfigurationError):
 
 
 class Recovery(NamedTuple):
-    """`left` are batches that have left but whose files are still there, `unknown` those that the
-    state, or the cold start that was killed, still lacks."""
+    """What a killed process had begun.
 
-    left: list[Batch]
-    unknown: list[Batch]
+    All events of the batches in `published` are published, and only their files are still there;
+    those in `unapplied` are not in the state yet.
+    """
+
+    published: list[Batch]
+    unapplied: list[Batch]
 
 
 def check_binding(
@@ -79,18 +82,18 @@ def reconcile(
             f"published: {OLD_COPY}"
         )
     current = [batch for batch in batches if batch.generation == checkpoint.generation]
-    left = [batch for batch in current if batch.number <= checkpoint.batch]
-    pending = current[len(left) :]
+    published = published_batches(checkpoint, batches)
+    pending = current[len(published) :]
     _check_that_none_is_missing(header, checkpoint, pending)
     if header is None and checkpoint.batch:
         # no cold start that was killed: this state was lost later, and a new one begins
-        return Recovery(left, [])
+        return Recovery(published, [])
     known = header.batch if header else 0
-    return Recovery(left, [batch for batch in pending if batch.number > known])
+    return Recovery(published, [batch for batch in pending if batch.number > known])
 
 
-def left_batches(checkpoint: Checkpoint | None, batches: Sequence[Batch]) -> list[Batch]:
-    """Return the batches that have left, whatever the state says."""
+def published_batches(checkpoint: Checkpoint | None, batches: Sequence[Batch]) -> list[Batch]:
+    """Return the batches that are published, whatever the state says."""
     return [
         batch
         for batch in batches

@@ -52,9 +52,10 @@ class Summary:
         return 3 if self.waiting or self.dead_letters or self.held_deletions else 0
 
     def log_poll(self, result: PollResult | None, published: int, seconds: float) -> None:
-        """Write the one line of a poll; None is one that failed."""
+        """Write the one line of a poll, as a warning where somebody has to act; None has failed."""
         shown = result or PollResult(changed=False, carts=self.carts)
-        log.info(
+        log.log(
+            logging.WARNING if self.held_deletions or self.dead_letters else logging.INFO,
             "%s poll=%d carts=%d created=%d modified=%d deleted=%d held=%d quarantined=%d "
             "published=%d waiting=%d dead_letters=%d seconds=%.3f",
             "polled" if result else "failed",

@@ -23,7 +23,7 @@ from ingestion.carts.publishing import (
 )
 from ingestion.carts.state import CorruptStateError, StateError, load_header, read_index
 from ingestion.carts.state_file import TouchedStateError
-from ingestion.durable_files import append_lines, read_lines
+from ingestion.durable_files import read_lines
 from tests.support.cart_histories import Document, fold, outbox, published, signature_of
 from tests.support.cart_world import World, all_down, cart
 
@@ -435,21 +435,6 @@ def test_a_replay_with_pubsub_down_keeps_the_dead_letters(world: World) -> None:
     world.publish(lambda events, _: RoundResult([], [Rejection(event, "no") for event in events]))
     assert world.replay(all_down).stopped_by is StopReason.UNREACHABLE
     assert len(dead_letters(world)) == 2
-
-
-def test_an_append_drops_the_torn_line_before_it(tmp_path: Path) -> None:
-    file = tmp_path / "lines.jsonl"
-    file.write_bytes(b"one\n" + b"t" * 100_000)
-    assert list(read_lines(file)) == [b"one"]
-    append_lines(file, [b"two"], "any")
-    assert file.read_bytes() == b"one\ntwo\n"
-
-
-def test_an_append_to_a_file_of_one_torn_line_begins_it_anew(tmp_path: Path) -> None:
-    file = tmp_path / "lines.jsonl"
-    file.write_bytes(b"torn")
-    append_lines(file, [b"one"], "any")
-    assert file.read_bytes() == b"one\n"
 
 
 def reject_sequence(subject: str, sequence: str) -> PublishRound:

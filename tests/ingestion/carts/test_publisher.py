@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -270,6 +272,86 @@ def test_sigterm_while_ten_thousand_events_leave_ends_bounded_and_loses_and_doub
     assert once(tmp_path, source, pubsub).code == 0
     assert len(pubsub.messages) == 10_000
     check_guarantees(pubsub.documents, source)
+
+
+def test_what_went_to_one_destination_is_no_reason_to_send_nothing_to_another(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    """After --local-only a topic, a project, an emulator: each refused, or sent all carts."""
+    other = RecordingPubSub()
+    runs = [
+        (("--local-only",), pubsub),
+        (("--project-id", "local-project"), pubsub),
+        (("--project-id", "another-project"), pubsub),
+        (("--project-id", "another-project", "--topic", "another"), pubsub),
+        (("--project-id", "another-project", "--topic", "another"), other),
+    ]
+    assert run_here(tmp_path, source.url, "--once", *runs[0][0]).code == 0
+    for flags, server in runs[1:]:
+        sent = len(server.messages)
+        refused = run_here(tmp_path, source.url, "--once", *flags, env=server.environment)
+        assert (refused.code, len(server.messages)) == (2, sent)
+        assert "was made for the destination" in refused.log
+        assert "--state-file and an --events-dir of its own" in refused.log
+        words = shlex.split(refused.log.split("'")[-2])
+        begun = run_here(tmp_path, source.url, *words[2:], *flags, env=server.environment)
+        assert (begun.code, len(server.messages)) == (0, sent + 7)
+        check_guarantees(server.documents[sent:], source)
+    other.stop()
+
+
+def test_dead_letters_that_lie_there_are_exit_3_until_they_are_gone(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.judge = refuse(3, Code.INVALID_ARGUMENT)
+    assert once(tmp_path, source, pubsub).code == 3
+    pubsub.judge = lambda message: None
+    later = once(tmp_path, source, pubsub)
+    assert (later.code, later.summary["dead_lettered"], later.summary["dead_letters"]) == (3, 0, 1)
+    assert "dead_letters=1: Pub/Sub rejected these events" in later.log
+    words = shlex.split(later.log.split("'")[-2])
+    assert "--replay-dead-letters" in words
+    assert run_here(tmp_path, source.url, *words[2:], env=pubsub.environment).code == 0
+    assert once(tmp_path, source, pubsub).code == 0
+
+
+def test_dead_letters_of_one_topic_are_not_replayed_to_another(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.judge = refuse(3, Code.INVALID_ARGUMENT)
+    once(tmp_path, source, pubsub)
+    sent = len(pubsub.messages)
+    ended = once(tmp_path, source, pubsub, "--replay-dead-letters", "--topic", "another")
+    assert (ended.code, len(pubsub.messages)) == (2, sent)
+
+
+def test_damaged_and_blank_lines_among_the_dead_letters_hold_up_no_other(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.judge = lambda message: Code.INVALID_ARGUMENT
+    once(tmp_path, source, pubsub)
+    (letters,) = (tmp_path / "events" / "dead_letter").glob("*.jsonl")
+    lines = letters.read_bytes().splitlines()
+    damaged = [b"garbage", lines[0][:50], b'{"event":{},"reason":"","failed_at":""}', b"\xff\xfe"]
+    letters.write_bytes(b"\n".join([*damaged[:2], b"", b"  ", *lines, *damaged[2:], b""]))
+    pubsub.judge = lambda message: None
+    ended = once(tmp_path, source, pubsub, "--replay-dead-letters")
+    assert (ended.code, ended.summary["published"], ended.summary["dead_letters"]) == (3, 7, 4)
+    assert f"line=1 of {letters} is no dead letter" in ended.log
+    assert letters.read_bytes().splitlines() == damaged
+    check_guarantees(pubsub.documents, source, in_order=False)
+
+
+def test_a_round_ends_at_its_deadline(pubsub: RecordingPubSub, publisher: PubSubPublisher) -> None:
+    released = threading.Event()
+    pubsub.judge = lambda message: None if not pubsub.messages else released.wait(10) and None
+    started = time.monotonic()
+    result = publisher.publish([document(cart) for cart in range(4)], started + 1)
+    assert time.monotonic() - started < 4
+    released.set()
+    assert result.stopped_by is StopReason.UNREACHABLE
+    assert len(result.acknowledged) < 4
+    assert "longer than a round may" in result.problem
 
 
 def pulled(gcp: LocalGcp, topic: str, count: int) -> list[PubsubMessage]:

@@ -12,10 +12,20 @@ from pathlib import Path
 import pytest
 
 from ingestion.carts.checkpoint import generation_after
+from ingestion.carts.event_batch import Batch
+from ingestion.carts.opening import WaitsForAnotherError
 from ingestion.carts.publishing import Rejection, RoundResult
 from ingestion.carts.recovery import MadeForAnotherError
+from ingestion.carts.replica import Replica
 from ingestion.carts.state import StateError
-from tests.support.cart_histories import Document, fold, outbox, signature_of
+from tests.support.cart_histories import (
+    Document,
+    check_no_sequence_twice,
+    fold,
+    outbox,
+    published,
+    signature_of,
+)
 from tests.support.cart_world import START, World, all_down, cart
 
 
@@ -31,13 +41,6 @@ def poll_and_publish(world: World, *records: Document) -> None:
 
 def expected(world: World) -> dict[int, str]:
     return {record["id"]: signature_of(record) for record in world.records}
-
-
-def check_no_sequence_twice(documents: list[bytes]) -> None:
-    given: dict[tuple[int, str, str], str] = {}
-    for event in map(json.loads, documents):
-        key = (event["data"]["cart_id"], event["generation"], event["sequence"])
-        assert given.setdefault(key, event["id"]) == event["id"], f"{key} was given twice"
 
 
 def test_a_state_put_back_after_everything_was_published_is_refused(world: World) -> None:
@@ -171,7 +174,7 @@ def test_what_waits_for_one_destination_does_not_leave_for_another(
     if is_dead:
         world.publish(lambda events, _: RoundResult([], [Rejection(each, "no") for each in events]))
     first, world.destination = world.destination, "projects/p/topics/t"
-    with pytest.raises(MadeForAnotherError, match="wait for the destination local only"):
+    with pytest.raises(WaitsForAnotherError, match="wait for the destination local only"):
         world.restart(is_new_snapshot=True)
     world.destination = first
     world.restart()
@@ -242,6 +245,93 @@ def test_a_generation_sorts_after_all_that_were_seen_whatever_the_clock_says(
     world.replay()
     assert ahead < world.state()["generation"]
     assert fold(world.sent) == expected(world)
+
+
+def test_a_start_reads_nothing_of_what_left_before_the_checkpoint(world: World) -> None:
+    """So the days of before may be deleted."""
+    for day in range(3):
+        world.now = START + timedelta(days=day)
+        poll_and_publish(world, cart(1, day + 1))
+    days = sorted((world.folder / "events" / "published").glob("*.jsonl"))
+    assert len(days) == 3
+    for path in days[:-1]:
+        path.unlink()
+    world.restart()
+    current = world.events.checkpoint.current
+    assert current
+    assert list(world.events.store.published_since(current.published)) == []
+    poll_and_publish(world, cart(1, 9))
+    assert fold(world.sent) == expected(world)
+
+
+def test_a_clock_set_back_leaves_the_event_store_in_the_order_of_publishing(world: World) -> None:
+    for days in (0, 5, -5, 1):
+        world.now = START + timedelta(days=days)
+        poll_and_publish(world, cart(1, days + 7))
+    assert published(world.folder) == world.sent
+
+
+def test_tombstones_are_lines_of_their_own_and_their_sequences_go_on(world: World) -> None:
+    poll_and_publish(world, *(cart(each) for each in range(3000)))
+    poll_and_publish(world, cart(0))
+    poll_and_publish(world, cart(0, 2))
+    head, _, rest = world.state_file.read_bytes().partition(b"\n")
+    assert (len(head) < 1000, rest.count(b"\n") > 3000) == (True, True)
+    assert len(world.state()["tombstones"]) == 2999
+    before = len(world.sent)
+    poll_and_publish(world, cart(0, 2), cart(7), cart(2999), cart(3000))
+    events = [json.loads(event) for event in world.sent[before:]]
+    assert [(event["subject"], event["sequence"]) for event in events] == [
+        ("cart_7", "0000000003"),
+        ("cart_2999", "0000000003"),
+        ("cart_3000", "0000000001"),
+    ]
+    ids = {stone["id"] for stone in world.state()["tombstones"]}
+    assert ids == set(range(1, 2999)) - {7}
+    world.restart()
+
+
+class Recorder(Replica):
+    """Writes down what it is told, and what of it lay on the disk at that moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: list[tuple[str, int, int]] = []
+
+    def note(self, name: str) -> None:
+        self.calls.append((name, len(outbox(self.folder)), len(published(self.folder))))
+
+    def begin_poll(self) -> None:
+        self.note("begin_poll")
+
+    def commit(self, batch: Batch | None, *, is_state_saved: bool) -> None:
+        self.note(f"commit {batch.number if batch else None} {is_state_saved}")
+
+    def publish_deadline(self) -> float | None:
+        self.note("publish_deadline")
+        return None
+
+    def record(self, batch: Batch | None, result: RoundResult) -> None:
+        self.note(f"record {len(result.acknowledged)}")
+
+    def forget(self, batch: Batch) -> None:
+        self.note(f"forget {batch.number}")
+
+
+def test_a_replica_is_told_of_each_step_once_it_is_durable_here(world: World) -> None:
+    world.replica = recorder = Recorder(world.folder)
+    world.restart()
+    poll_and_publish(world, cart(1), cart(2))
+    assert recorder.calls == [
+        ("begin_poll", 0, 0),
+        ("commit 1 True", 1, 0),
+        ("publish_deadline", 1, 0),
+        ("record 2", 1, 2),
+        ("forget 1", 1, 2),
+    ]
+    recorder.calls.clear()
+    poll_and_publish(world)
+    assert [name for name, _, _ in recorder.calls] == ["begin_poll", "commit None False"]
 
 
 def test_generations_sort_as_they_were_made() -> None:
@@ -319,7 +409,7 @@ class Operator:
             self.world.destination = destination
             try:
                 self.world.restart(is_new_snapshot=True)
-            except MadeForAnotherError:
+            except WaitsForAnotherError:
                 continue
             self.world.publish()
             self.world.destination = current

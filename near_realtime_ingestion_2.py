@@ -67,7 +67,9 @@ from ingestion.carts.status import print_status, status_of
 from ingestion.carts.stop import Stop, StopRequested, handled_signals
 from ingestion.carts.summary import Summary
 from ingestion.durable_files import AnotherWriterError, single_writer
+from ingestion.exchange import FetchStopped
 from ingestion.json_array import BadAnswer
+from ingestion.logs import set_up_logging
 from ingestion.project import PROJECT_FOLDER
 from ingestion.settings import (
     DEFAULT_API_URL,
@@ -84,6 +86,8 @@ CONNECT_SECONDS = 5.0
 SOURCE_SECONDS = 15.0
 PUBLISH_SECONDS = 15.0
 LEASE_SECONDS = 60.0
+# an answer of a poll is held in memory until it is compared: 1.5 million carts
+ANSWER_BYTES = 256 << 20
 
 
 def run_polls(
@@ -102,7 +106,15 @@ def run_polls(
             result = poll_once(poller, stop, summary)
             totals = publish_once()
         except (LeaseHeldError, LeaseLostError) as error:
-            log.warning("%s: what is to be done, that one does. poll=%d", error, summary.polls)
+            # terraform/log_metrics.tf counts the lines that begin so
+            is_fenced = isinstance(error, LeaseLostError)
+            log.log(
+                logging.WARNING if is_fenced else logging.INFO,
+                "%s poll=%d: %s, and does what is to be done",
+                "fenced" if is_fenced else "stood back",
+                summary.polls,
+                error,
+            )
             if stop() or summary.polls == max_polls:
                 return 0
             stop.wait(started + interval - time.monotonic())
@@ -127,11 +139,16 @@ def poll_once(poller: Poller, stop: Stop, summary: Summary) -> PollResult | None
         return None
     except (FetchFailed, BadAnswer) as error:
         summary.failed_polls += 1
-        log.error("%s The poll was refused, the state is as it was.", error)
+        poll = {"poll": summary.polls}
+        log.error("%s The poll was refused, the state is as it was.", error, extra=poll)
         return None
     except BucketUnreachableError as error:
         summary.failed_polls += 1
-        log.error("%s: nothing is lost, and the next poll finds out what was done.", error)
+        log.error(
+            "%s: nothing is lost, and the next poll finds out what was done.",
+            error,
+            extra={"poll": summary.polls},
+        )
         return None
     summary.add_poll(result)
     return result
@@ -266,17 +283,21 @@ def open_publisher(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> Pu
 
 
 def make_ask(args: argparse.Namespace, url: str, stop: Stop) -> Ask:
-    """Return what asks the source for its carts, and stops asking again once it is to stop."""
+    """Return what asks the source for its carts, and lets go of it once it is to stop."""
     session = open_session()
-
-    def pause(seconds: float) -> None:
-        stop.wait(seconds)
-        if stop():
-            raise StopRequested
 
     def ask(read: Callable[[Answer], Any], etag: str | None) -> Any:
         timeout = (CONNECT_SECONDS, args.source_timeout)
-        return fetch(session, url, read, etag=etag, timeout=timeout, sleep=pause)
+        options: dict[str, Any] = {
+            "etag": etag,
+            "timeout": timeout,
+            "max_bytes": ANSWER_BYTES,
+            "stopped": stop,
+        }
+        try:
+            return fetch(session, url, read, **options)
+        except FetchStopped:
+            raise StopRequested from None
 
     return ask
 
@@ -428,6 +449,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="to keep trying before Pub/Sub counts as unreachable (default: %(default)g)",
     )
     add("--json", action="store_true", help="print the summary, or the changes, as JSON")
+    add(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
     return parser
 
 
@@ -457,9 +483,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the stage and return its exit code."""
     load_environment()
     args = parse_arguments(argv)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    set_up_logging(as_json=args.log_json)
     stop = Stop()
     with handled_signals(stop), ExitStack() as stack:
         try:

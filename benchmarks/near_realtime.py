@@ -142,7 +142,13 @@ def poll_in_bucket(folder: Path, body: Path | None, bucket_name: str) -> Figures
     place = {"source": "http://bench/carts", "destination": "bench", "state_file": bucket_name}
     state_file = folder / "state.json"
     replica = open_bucket(
-        PROJECT, bucket_name, state_file, events.path, Binding(**place), 600.0, lambda: math.inf
+        PROJECT,
+        bucket_name,
+        state_file,
+        folder / "events",
+        Binding(**place),
+        600.0,
+        lambda: math.inf,
     )
 
     def ask(read: Callable[[Any], Any], _etag: str | None) -> Any:
@@ -315,7 +321,8 @@ def bench_bucket(carts: int, rounds: int) -> None:
 @contextmanager
 def pubsub_emulator() -> Iterator[bool]:
     """Have an emulator at PUBSUB_EMULATOR_HOST, Google's if none is there; False where neither."""
-    from local_gcp.servers import choose_ports, find_jar
+    from local_gcp.commands import find_jar
+    from local_gcp.servers import choose_ports
 
     jar = find_jar()
     if os.environ.get("PUBSUB_EMULATOR_HOST") or jar is None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_KEY_FILE = PROJECT_FOLDER / "credentials" / "gcp-key.json"
 DEFAULT_API_URL = "https://fakestoreapi.com"
-DEFAULT_REGION = "europe-west9"
 # what stands in the committed .env until somebody edits it
 PLACEHOLDERS = frozenset({"your-project-id", "your-project-id-raw-data-2026-xyz"})
 

@@ -6,8 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ingestion.project import SCHEMA_FOLDER
-from ingestion.settings import DEFAULT_REGION
+from ingestion.project import DEFAULT_REGION, SCHEMA_FOLDER
 from local_gcp.clients import Clients
 
 PROJECT_ID = "local-project"
@@ -34,6 +33,7 @@ class Layout:
 BRONZE_TABLES = {
     "products_raw": Layout("_ingested_at", ("_run_id",)),
     "users_raw": Layout("_ingested_at", ("_run_id",)),
+    "carts_raw": Layout("_ingested_at", ("_run_id",)),
     "carts_events_raw": Layout("publish_time"),
     "ingestion_runs": Layout("started_at", ("entity",)),
 }

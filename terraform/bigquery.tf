@@ -11,6 +11,11 @@ locals {
       partitioning = "publish_time"
       clustering   = null
     }
+    carts_raw = {
+      description  = "One row per cart and batch run that reads the carts."
+      partitioning = "_ingested_at"
+      clustering   = ["_run_id"]
+    }
     ingestion_runs = {
       description  = "One row per entity and batch run."
       partitioning = "started_at"

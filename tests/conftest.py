@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from tests.support.local_gcp_process import Started
 
 # for the crash tests, whose processes inherit it
 os.environ.update([FAILPOINTS_ARMED])
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C again: a shell script starts what it puts into the background deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

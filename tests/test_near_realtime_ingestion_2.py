@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -37,6 +38,7 @@ from tests.support.cart_histories import (
     stage_command,
     start_stage,
 )
+from tests.support.scripted_http import answer, scripted_server
 
 
 @pytest.fixture
@@ -242,6 +244,21 @@ def test_a_signal_during_the_wait_ends_it_in_under_a_second(
     assert (ended.code, ended.summary["polls"], ended.summary["published"]) == (0, 1, 7)
 
 
+def test_a_signal_while_the_source_is_asked_ends_the_wait_and_loses_nothing(
+    tmp_path: Path, source: CartsSource
+) -> None:
+    source.fault = Fault(is_hanging=True)
+    process = start_stage(tmp_path, source.url, "--local-only")
+    while not source.requests:
+        time.sleep(0.01)
+    sent_at = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert end_stage(process).code == 0
+    assert time.monotonic() - sent_at < 5
+    source.fault = None
+    assert run_stage(tmp_path, source.url, "--local-only", "--once").summary["published"] == 7
+
+
 def test_a_second_signal_ends_at_once_and_loses_nothing(
     tmp_path: Path, source: CartsSource
 ) -> None:
@@ -249,13 +266,22 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(
     process = start_stage(tmp_path, source.url, "--local-only")
     while not source.requests:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.3)
-    process.send_signal(signal.SIGTERM)
+    # both arrive in the same moment, so the first cannot have ended the process
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        process.send_signal(number)
     assert end_stage(process, timeout=5).code == 1
     source.fault = None
     assert run_stage(tmp_path, source.url, "--local-only", "--once").summary["published"] == 7
+
+
+def test_a_compressed_answer_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path,
+) -> None:
+    packed = gzip.compress(b"[" + b" " * (280 << 20), 1)
+    with scripted_server({"/carts": [answer(200, packed, Content_Encoding="gzip")]}) as server:
+        ended = run_stage(tmp_path, server.url, "--local-only", "--once")
+    assert ended.code == 1
+    assert "more than 256 MB" in ended.log
 
 
 def test_polls_are_an_interval_apart_from_start_to_start(

@@ -7,6 +7,7 @@ Everything here is pure: no clock, no file, no network. A snapshot is a mapping 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple
@@ -28,6 +29,10 @@ GATE_SLACK = 0.1
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# silver believes a cart's date from 1970 to ten years from the day on which it is built
+YEARS_AHEAD = 10
+_ZONE = r"(?:[Zz]|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)"
+_DATE = re.compile(rf"\d{{4}}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{{1,6}})?{_ZONE}?)?", re.ASCII)
 
 # BigQuery's integers; JSON has longer ones
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -109,6 +114,23 @@ class HeldDeletions(msgspec.Struct, frozen=True):
     polls: int = 0
     cart_ids: tuple[int, ...] = ()
     since: datetime | None = None
+
+
+def check_date(date: str, latest: datetime) -> None:
+    """Raise ValueError where silver could not read a cart's date, or would not believe it.
+
+    What BigQuery casts to TIMESTAMP: at most six decimals, a zone within 14 hours; the values are
+    those that silver takes, from 1970 to `latest`.
+    """
+    if not _DATE.fullmatch(date):
+        raise ValueError("date is no date or date-time that BigQuery can read")
+    if not EPOCH <= instant_of(date) <= latest:
+        raise ValueError(f"date is not between 1970 and {YEARS_AHEAD} years from now")
+
+
+def latest_date(now: datetime) -> datetime:
+    """Return the last date that is believed in a cart that is read at `now`."""
+    return now + YEARS_AHEAD * timedelta(days=365)
 
 
 def instant_of(date: str) -> datetime:

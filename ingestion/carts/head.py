@@ -127,7 +127,7 @@ class HeadLease:
             found, generation = self._read()
             is_ours = found.holder == self.holder
             if found.holder and not is_ours and self._is_live(found):
-                raise LeaseHeldError(f"{found.holder} holds it until {found.lease_end}")
+                raise LeaseHeldError(f"{found.holder} holds the state until {found.lease_end}")
             epoch = found.epoch if is_ours else found.epoch + 1
             if self._write(replace(found, epoch=epoch, holder=self.holder), generation):
                 self.taken_from = "" if is_ours else found.holder

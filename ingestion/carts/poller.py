@@ -174,7 +174,7 @@ class Poller:
             if header and header.body == body:
                 return FetchedCarts(answer.received_at, None, None, None, {})
             index = self._state.index()
-            reading = read_answer(_drain(blocks), index)
+            reading = read_answer(_drain(blocks), index, answer.received_at)
             return FetchedCarts(answer.received_at, answer.etag, body, reading, index)
 
         fetched: FetchedCarts = self._ask(read, header.etag if header else None)

@@ -62,12 +62,13 @@ run "ingestion_creates_and_appends_but_deletes_nothing" {
   assert {
     condition = (
       { for table, grant in google_bigquery_table_iam_member.ingestion : table => grant.role } == {
+        carts_raw      = "roles/bigquery.dataEditor"
         ingestion_runs = "roles/bigquery.dataEditor"
         products_raw   = "roles/bigquery.dataEditor"
         users_raw      = "roles/bigquery.dataEditor"
       }
     )
-    error_message = "the batch stage writes its three tables; carts_events_raw is Pub/Sub's"
+    error_message = "the batch stage writes its four tables; carts_events_raw is Pub/Sub's"
   }
   assert {
     condition = alltrue([

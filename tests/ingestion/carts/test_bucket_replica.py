@@ -141,7 +141,7 @@ def test_a_live_holder_elsewhere_is_no_failure(pollers: BucketPollers) -> None:
     assert f"pid {holder.pid}" in overlap.log()
     assert overlap.summary()["published"] == 0
     waiting = pollers.start("c", "--poll-interval", "0.2")
-    until(lambda: "what is to be done, that one does" in waiting.log())
+    until(lambda: "stood back poll=1" in waiting.log())
     os.kill(holder.pid, signal.SIGTERM)
     assert holder.end(10) == 0
     # released, so that nobody waits for the end of the lease

@@ -13,7 +13,6 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion.carts.answer import read_answer
 from ingestion.carts.changes import (
     CREATED,
     DELETED,
@@ -28,9 +27,6 @@ from ingestion.carts.changes import (
     make_event,
     signature,
 )
-from ingestion.carts.state import raw_hash
-from ingestion.json_array import BadAnswer
-from tests.support.shared import FAKESTORE
 
 POLL = PollContext(
     source="https://fakestoreapi.com/carts",
@@ -373,81 +369,3 @@ def test_a_clock_that_was_set_back_begins_to_count_the_time_anew() -> None:
 
 def test_accept_deletes_passes_any_loss_at_once() -> None:
     assert gate({1, 2, 3, 4, 5, 6}, accept=True) == ({1, 2, 3, 4, 5, 6}, HeldDeletions())
-
-
-def record(cart_id: object, **members: object) -> bytes:
-    whole = {"id": cart_id, "userId": 1, "date": "2020-03-02T00:00:00.000Z", "products": []}
-    return json.dumps({**whole, **members}).encode()
-
-
-def answer(*records: bytes) -> list[bytes]:
-    return [b"[" + b",".join(records) + b"]"]
-
-
-def test_a_record_with_known_bytes_is_not_read_again() -> None:
-    one, two = record(1), record(2)
-    reading = read_answer(answer(one, two), {raw_hash(one): 1})
-    assert (reading.same, set(reading.fresh), reading.bad) == ({1}, {2}, {})
-
-
-@pytest.mark.parametrize(
-    "twice",
-    [
-        [record(1), record(1)],
-        [record(2), record(2)],
-        [record(2), record(2, userId=7)],
-        [record(1), record(1, userId=7)],
-        [record(1), record(1, userId="no")],
-    ],
-    ids=["known", "unknown", "unknown, changed", "known, changed", "known, bad"],
-)
-def test_an_id_that_stands_twice_is_no_answer(twice: list[bytes]) -> None:
-    others = [record(each) for each in range(10, 30)]
-    with pytest.raises(BadAnswer, match="twice"):
-        read_answer(answer(*others, *twice), {raw_hash(record(1)): 1})
-
-
-def test_a_bad_record_is_set_aside_with_its_reason() -> None:
-    others = [record(each) for each in range(10, 20)]
-    reading = read_answer(answer(*others, record(1, products=None)), {})
-    assert set(reading.fresh) == set(range(10, 20))
-    assert reading.bad[1].raw == record(1, products=None)
-    assert "products" in reading.bad[1].reason
-
-
-@pytest.mark.parametrize("date", ["", "yesterday", "2020-02-30T00:00:00Z", "2020-13-01", 7])
-def test_a_date_that_is_none_makes_a_bad_record(date: object) -> None:
-    others = [record(each) for each in range(10, 20)]
-    assert set(read_answer(answer(*others, record(1, date=date)), {}).bad) == {1}
-
-
-def test_more_than_a_tenth_of_bad_records_is_no_answer() -> None:
-    others = [record(each) for each in range(10, 19)]
-    bad = [record(1, userId=None), record(2, userId=None)]
-    with pytest.raises(BadAnswer, match="2 bad records of 11"):
-        read_answer(answer(*others, *bad), {})
-
-
-@pytest.mark.parametrize("cart_id", [None, "1", 1.5, True, 2**63, [1]])
-def test_a_record_without_an_integer_id_is_no_answer(cart_id: object) -> None:
-    others = [record(each) for each in range(10, 40)]
-    with pytest.raises(BadAnswer, match="without an integer id"):
-        read_answer(answer(*others, record(cart_id)), {})
-
-
-@pytest.mark.parametrize("body", [b"[]", b" [ ] ", b"", b"null", b"{}", b"<html>", b"[{]", b"[1"])
-def test_what_is_no_list_of_carts_is_no_answer(body: bytes) -> None:
-    with pytest.raises(BadAnswer):
-        read_answer([body], {})
-
-
-def test_the_real_answer_is_seven_carts_each_as_the_api_gave_it_but_for_its_version() -> None:
-    file = FAKESTORE / "carts.json"
-    if not file.exists():
-        pytest.skip("../shared/fakestore/carts.json is missing: the API's real answer")
-    reading = read_answer([file.read_bytes()], {})
-    records = json.loads(file.read_bytes())
-    assert [json.loads(msgspec.json.encode(fresh.cart)) for fresh in reading.fresh.values()] == [
-        {name: value for name, value in record.items() if name != "__v"} for record in records
-    ]
-    assert len(records) == 7

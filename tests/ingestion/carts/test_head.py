@@ -124,7 +124,7 @@ def test_a_holder_that_is_alive_is_left_alone(
     first, second = lease_of("a"), lease_of("b")
     first.take()
     clock.seconds = 59.0
-    with pytest.raises(LeaseHeldError, match="a holds it until 2026-11-22T00:01"):
+    with pytest.raises(LeaseHeldError, match="a holds the state until 2026-11-22T00:01"):
         second.take()
     assert first.take().epoch == 1
     assert first.seconds_left() == 60.0

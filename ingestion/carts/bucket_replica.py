@@ -225,7 +225,7 @@ class BucketReplica(Replica):
         self._elsewhere = None
         if head.state and not self._copy.has_state(head.state):
             if head.header:
-                self._elsewhere = StateElsewhere(head.state.name, head.header)
+                self._elsewhere = StateElsewhere(f"{head.epoch}/{head.state.name}", head.header)
             else:
                 self.fetch_state()
 

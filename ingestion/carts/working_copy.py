@@ -77,6 +77,9 @@ class WorkingCopy:
             replace_file(file, [msgspec.json.encode(note)], "last_poll", durable=False)
         if not self.has_state(head.state):
             self.state_file.unlink(missing_ok=True)
+        elif is_new:
+            # whoever has it open reads it anew, and the checkpoint with it
+            self.state_file.touch()
         if not head.checkpoint:
             CheckpointFile(self.events_dir).path.unlink(missing_ok=True)
 

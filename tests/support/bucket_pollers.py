@@ -27,6 +27,7 @@ from tests.support.forked_stage import ForkedStage, start_forked
 from tests.support.recording_pubsub import RecordingPubSub
 
 LEASE_SECONDS = 0.5
+LOOP = ("--max-polls", "3", "--poll-interval", "0.2")
 ENDINGS = (0, 1, 3, -signal.SIGKILL)
 
 
@@ -160,7 +161,8 @@ class Disturber:
                 self.pollers.lose(name)
             step = self.dice.choice(self.steps) if self.dice.random() < 0.6 else ""
             failpoint = f"{step}:{self.dice.choice((1, 1, 2))}" if step else ""
-            running[self.pollers.start(name, "--once", failpoint=failpoint)] = step
+            how = self.dice.choice((("--once",), LOOP))
+            running[self.pollers.start(name, *how, failpoint=failpoint)] = step
         asleep = None
         if self.dice.random() < 0.5:
             time.sleep(self.dice.random() * 0.4)

@@ -15,6 +15,9 @@ A restart finds a poll that has step 1 and not step 2 and takes step 2 from the 
 the API says by then. Events are published at least once, and counted once by their id. An answer
 longer than 256 MB, when unpacked, is refused.
 
+With a state bucket all of this lives in gs://NAME/near_realtime/, where {events-dir} and
+{state-file} are a working copy that may vanish at any instruction; see ingestion/carts/head.py.
+
 State and events folder are made for one API and one destination; another one is exit code 2, or
 a new snapshot of all carts with --new-snapshot.
 
@@ -41,10 +44,12 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ingestion import command_line
 from ingestion.arguments import api_url, count, seconds
+from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
 from ingestion.carts.change_list import print_changes
 from ingestion.carts.changes import GATE_INTERVALS, GATE_POLLS
 from ingestion.carts.checkpoint import Binding
@@ -56,9 +61,10 @@ from ingestion.carts.outbox import EventFolder
 from ingestion.carts.poller import Ask, Poller, PollResult, PollRules
 from ingestion.carts.publishing import PublishRound, PublishTotals, StopReason, acknowledge_all
 from ingestion.carts.recovery import MadeForAnotherError
-from ingestion.carts.replica import Replica
+from ingestion.carts.replica import BUCKET_FOLDER, LeaseHeldError, LeaseLostError, Replica
 from ingestion.carts.state import CorruptStateError, StateError
 from ingestion.carts.state_file import StateFile, TouchedStateError
+from ingestion.carts.status import print_status, status_of
 from ingestion.carts.stop import Stop, StopRequested, handled_signals
 from ingestion.carts.summary import Summary
 from ingestion.durable_files import AnotherWriterError, single_writer
@@ -80,6 +86,7 @@ log = logging.getLogger("near_realtime_ingestion_2")
 CONNECT_SECONDS = 5.0
 SOURCE_SECONDS = 15.0
 PUBLISH_SECONDS = 15.0
+LEASE_SECONDS = 60.0
 # an answer of a poll is held in memory until it is compared: 1.5 million carts
 ANSWER_BYTES = 256 << 20
 
@@ -96,8 +103,23 @@ def run_polls(
     """Poll and publish until told to stop, from start to start `interval` seconds apart."""
     while True:
         started = time.monotonic()
-        result = poll_once(poller, stop, summary)
-        totals = publish_once()
+        try:
+            result = poll_once(poller, stop, summary)
+            totals = publish_once()
+        except (LeaseHeldError, LeaseLostError) as error:
+            # terraform/log_metrics.tf counts the lines that begin so
+            is_fenced = isinstance(error, LeaseLostError)
+            log.log(
+                logging.WARNING if is_fenced else logging.INFO,
+                "%s poll=%d: %s, and does what is to be done",
+                "fenced" if is_fenced else "stood back",
+                summary.polls,
+                error,
+            )
+            if stop() or summary.polls == max_polls:
+                return 0
+            stop.wait(started + interval - time.monotonic())
+            continue
         if result or not stop():
             summary.log_poll(result, totals.published, time.monotonic() - started)
         # a source that is down is no reason to call a run failed that was told to stop
@@ -121,6 +143,14 @@ def poll_once(poller: Poller, stop: Stop, summary: Summary) -> PollResult | None
         poll = {"poll": summary.polls}
         log.error("%s The poll was refused, the state is as it was.", error, extra=poll)
         return None
+    except BucketUnreachableError as error:
+        summary.failed_polls += 1
+        log.error(
+            "%s: nothing is lost, and the next poll finds out what was done.",
+            error,
+            extra={"poll": summary.polls},
+        )
+        return None
     summary.add_poll(result)
     return result
 
@@ -133,7 +163,10 @@ def publish(
     summary: Summary,
 ) -> PublishTotals:
     """Publish the outbox or the dead letters, and say what stopped it; return the totals."""
-    totals = publish_all(publish_round, replica)
+    try:
+        totals = publish_all(publish_round, replica)
+    except BucketUnreachableError as error:
+        totals = PublishTotals(stopped_by=StopReason.UNREACHABLE, problem=str(error))
     dead_letters = events.store.dead_letter_count()
     summary.add_published(totals, events.outbox.waiting(), dead_letters)
     if totals.rejected:
@@ -155,7 +188,7 @@ def log_what_waits(summary: Summary, args: argparse.Namespace) -> None:
             "held=%d: so many carts are missing at once that their deletion waits in %s until "
             "%d polls in a row, which span %d poll intervals, agree, or for '%s'",
             summary.held_deletions,
-            args.state_file,
+            folder_of(args, "state"),
             GATE_POLLS,
             GATE_INTERVALS,
             command(args, "--once", "--accept-deletes"),
@@ -165,7 +198,7 @@ def log_what_waits(summary: Summary, args: argparse.Namespace) -> None:
             "waiting=%d: nothing is lost, the events wait in %s and leave with the next poll or "
             "'%s'",
             summary.waiting,
-            args.events_dir / "outbox",
+            folder_of(args, "outbox"),
             command(args, "--once"),
         )
     if summary.dead_letters:
@@ -173,16 +206,23 @@ def log_what_waits(summary: Summary, args: argparse.Namespace) -> None:
             "dead_letters=%d: Pub/Sub rejected these events, the reasons stand in %s; '%s' "
             "publishes them again",
             summary.dead_letters,
-            args.events_dir / "dead_letter",
+            folder_of(args, "dead_letter"),
             command(args, "--replay-dead-letters"),
         )
+
+
+def folder_of(args: argparse.Namespace, name: str) -> str:
+    """Return where the state, or a folder of the events, lies for good."""
+    if args.state_bucket:
+        return f"gs://{args.state_bucket}/{BUCKET_FOLDER}{name}"
+    return str(args.state_file if name == "state" else args.events_dir / name)
 
 
 def command(args: argparse.Namespace, *flags: str) -> str:
     """Return a command line that works on the same state, events and destination as this one."""
     defaults = build_parser().parse_args([])
     words = ["python", "near_realtime_ingestion_2.py", *flags]
-    for name in ("project_id", "topic", "api_url", "state_file", "events_dir"):
+    for name in ("project_id", "topic", "api_url", "state_bucket", "state_file", "events_dir"):
         value = getattr(args, name)
         if value != getattr(defaults, name):
             shown = public_url(value) if name == "api_url" else str(value)
@@ -193,20 +233,44 @@ def command(args: argparse.Namespace, *flags: str) -> str:
 
 
 def make_binding(args: argparse.Namespace, url: str) -> Binding:
-    """Return what state and events folder are made for; a dry run goes nowhere."""
+    """Return what state and events folder are made for; who only looks goes nowhere."""
     if args.local_only:
         destination = LOCAL_ONLY
-    elif args.dry_run:
+    elif args.dry_run or args.status:
         destination = ""
     else:
         project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
         destination = topic_destination(project_id, args.topic)
+    if args.state_bucket:
+        # whichever folders the working copy lies in
+        state_file = f"gs://{args.state_bucket}/{BUCKET_FOLDER}"
+        return Binding(source=public_url(url), destination=destination, state_file=state_file)
     try:
         state_file = os.path.relpath(args.state_file, args.events_dir)
     except ValueError:  # another drive, on Windows
         state_file = str(args.state_file)
     state_file = Path(state_file).as_posix()
     return Binding(source=public_url(url), destination=destination, state_file=state_file)
+
+
+def open_replica(args: argparse.Namespace, binding: Binding, stop: Stop) -> Replica:
+    """Return where state and events live besides this disk."""
+    if not args.state_bucket:
+        return Replica()
+    from ingestion.carts.bucket_replica import open_bucket
+
+    project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
+    # between two polls of a loop the head is kept
+    lease_seconds = args.lease_seconds + (0 if args.once else args.poll_interval)
+    return open_bucket(
+        project_id,
+        args.state_bucket,
+        args.state_file,
+        args.events_dir,
+        binding,
+        lease_seconds,
+        stop.seconds_left,
+    )
 
 
 def open_publisher(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> PublishRound:
@@ -242,13 +306,22 @@ def make_ask(args: argparse.Namespace, url: str, stop: Stop) -> Ask:
 def run(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> int:
     """Do what the command line asks for; print its result on stdout and return the exit code."""
     url = f"{args.api_url.rstrip('/')}/carts"
+    if args.state_bucket and (args.dry_run or args.status):
+        # to look is no reason to touch the working copy of a poller
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        args.state_file, args.events_dir = folder / "state.json", folder / "events"
     binding = make_binding(args, url)
-    state = StateFile(args.state_file)
+    replica = open_replica(args, binding, stop)
+    state = StateFile(args.state_file, replica)
     events = EventFolder(args.events_dir, lambda: datetime.now(UTC))
-    replica = Replica()
     rules = PollRules(args.poll_interval, args.accept_deletes, args.new_snapshot)
     poller = Poller(state, events, binding, make_ask(args, url, stop), rules, replica)
+    if args.status:
+        status = status_of(replica, state, events)
+        print_status(status, as_json=args.json)
+        return status.exit_code()
     if args.dry_run:
+        replica.look()
         print_changes(*poller.preview(), as_json=args.json)
         return 0
     # the outbox outlives a lost state, so another state does not make it another outbox
@@ -327,6 +400,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="outbox, event store, dead letters, quarantine (default: $EVENTS_DIR, else "
         "%(default)s)",
     )
+    add(
+        "--state-bucket",
+        metavar="NAME",
+        help="keep state and events in this bucket; the files here are a working copy (default: "
+        "$STATE_BUCKET_NAME, but not with --local-only, --state-file or --events-dir)",
+    )
+    add(
+        "--lease-seconds",
+        type=seconds,
+        default=LEASE_SECONDS,
+        metavar="SECONDS",
+        help="of silence before another process takes the state bucket over (default: "
+        "%(default)g; a loop adds --poll-interval)",
+    )
+    add(
+        "--status",
+        action="store_true",
+        help="show source, destination, what waits and who is at work, and do not poll",
+    )
     add("--dry-run", action="store_true", help="show the changes as a table and write nothing")
     add(
         "--new-snapshot",
@@ -376,6 +468,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
             if getattr(args, name):
                 flag = name.replace("_", "-")
                 parser.error(f"--replay-dead-letters publishes, and does not go with --{flag}")
+    if args.local_only and args.state_bucket:
+        parser.error("--local-only keeps everything here, and does not go with --state-bucket")
+    # a place that the command line names wins over a bucket that the environment names
+    places = ("state_file", "events_dir")
+    is_named = any(getattr(args, name) != parser.get_default(name) for name in places)
+    if not (args.local_only or is_named):
+        args.state_bucket = args.state_bucket or setting("STATE_BUCKET_NAME")
     # a link stays a link, and the lock lies beside what it leads to
     args.state_file = Path(os.path.realpath(args.state_file))
     args.events_dir = Path(os.path.realpath(args.events_dir))
@@ -428,6 +527,15 @@ def main(argv: list[str] | None = None) -> int:
                 error,
                 command(args, "--once", "--new-snapshot"),
             )
+            return 1
+        except (LeaseHeldError, LeaseLostError) as error:
+            log.error("%s: nothing was done. Run again when that one has ended.", error)
+            return 1
+        except BucketUnreachableError as error:
+            log.error("%s: nothing is lost. Run again when it can be.", error)
+            return 1
+        except BucketRefusedError as error:
+            log.error("%s", error)
             return 1
         except (FetchFailed, BadAnswer, TouchedStateError, CorruptStateError) as error:
             log.error("%s", error)

@@ -5,7 +5,8 @@
 A changed poll is what `Poller` does with an answer that has already been received: load the
 state, parse, compare, events durable, state durable; 1 % of the carts are changed. Its mark is
 the CPU time of one `orjson.loads` of the same answer, measured in turn with it. Each measurement
-is a process of its own, so that its peak memory is its own; the figures are medians. Publishing
+is a process of its own, so that its peak memory is its own; the figures are medians. Polls of a
+state in a bucket are measured from a fresh disk on fake-gcs-server, with all they do. Publishing
 is compared with Google's batching client with ordering keys, on the emulator that
 PUBSUB_EMULATOR_HOST names, or on Google's own where Java and the emulator are found.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import resource
@@ -24,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,54 @@ def poll(folder: Path, body: Path | None, *, is_loaded: bool, etag: str | None) 
     poller = open_poller()
     poller.open()
     return measured(poller.poll)
+
+
+def poll_in_bucket(folder: Path, body: Path | None, bucket_name: str) -> Figures:
+    """Poll and publish from a fresh disk and process, all in all: calls of the bucket, and CPU."""
+    import requests
+
+    from ingestion.carts.bucket_replica import open_bucket
+    from ingestion.carts.checkpoint import Binding
+    from ingestion.carts.outbox import EventFolder
+    from ingestion.carts.poller import Poller, PollRules
+    from ingestion.carts.publishing import acknowledge_all
+    from ingestion.carts.state_file import StateFile
+
+    calls = 0
+    send = requests.Session.send
+
+    def counting_send(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return send(*arguments, **options)
+
+    requests.Session.send = counting_send  # type: ignore[method-assign]
+    answer = ReceivedAnswer(body, 'W/"1"')
+    events = EventFolder(folder / "events", lambda: datetime.now(UTC))
+    place = {"source": "http://bench/carts", "destination": "bench", "state_file": bucket_name}
+    state_file = folder / "state.json"
+    replica = open_bucket(
+        PROJECT,
+        bucket_name,
+        state_file,
+        folder / "events",
+        Binding(**place),
+        600.0,
+        lambda: math.inf,
+    )
+
+    def ask(read: Callable[[Any], Any], _etag: str | None) -> Any:
+        return read(answer)
+
+    state = StateFile(state_file, replica)
+    poller = Poller(state, events, Binding(**place), ask, PollRules(), replica)
+
+    def work() -> None:
+        poller.poll()
+        events.outbox.publish(acknowledge_all, replica)
+        replica.release()
+
+    return {**measured(work), "process_cpu_seconds": cpu_seconds(), "calls": calls}
 
 
 def load_with_orjson(body: Path) -> Figures:
@@ -242,6 +292,32 @@ def bench_polls(carts: int, rounds: int) -> None:
             report(what, figures, ratio_to_orjson=round(figures["cpu_seconds"] / mark, 4))
 
 
+def bench_bucket(carts: int, rounds: int) -> None:
+    """Measure polls of a state in a bucket, each from a fresh disk, and print what they cost."""
+    from local_gcp.resources import STATE_BUCKET_NAME
+    from local_gcp.servers import LocalGcp
+
+    samples: dict[str, list[Figures]] = {}
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name, ExitStack() as stack:
+        folder = Path(name)
+        storage = LocalGcp(folder / "gcp")
+        stack.callback(storage.__exit__)
+        storage.start("strict_gcs")
+        storage.start("gcs")
+        os.environ["STORAGE_EMULATOR_HOST"] = storage.environment["STORAGE_EMULATOR_HOST"]
+        before, after = write_answers(folder, carts)
+        polls: list[tuple[str, Path | None]] = [("cold start", before)]
+        for _ in range(rounds):
+            polls += [("changed poll", after), ("unchanged poll, 304", None)]
+            before, after = after, before
+        for number, (what, body) in enumerate(polls):
+            arguments = ["bucket", str(folder / f"{number}"), STATE_BUCKET_NAME, str(body or "")]
+            samples.setdefault(what, []).append(run_alone(*arguments))
+            shutil.rmtree(folder / f"{number}")
+    for what, measurements in samples.items():
+        report(f"bucket, {what}", median(measurements), carts=carts)
+
+
 @contextmanager
 def pubsub_emulator() -> Iterator[bool]:
     """Have an emulator at PUBSUB_EMULATOR_HOST, Google's if none is there; False where neither."""
@@ -292,6 +368,9 @@ def measure(what: str, *arguments: str) -> Figures:
         return load_with_orjson(Path(arguments[0]))
     if what == "publish":
         return publish(int(arguments[0]), arguments[1])
+    if what == "bucket":
+        body = Path(arguments[2]) if arguments[2] else None
+        return poll_in_bucket(Path(arguments[0]), body, arguments[1])
     if what == "304":
         return poll(Path(arguments[0]), None, is_loaded=True, etag='W/"1"')
     is_unchanged = what == "unchanged"
@@ -317,6 +396,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(measure(*args.measure)))
         return 0
     bench_polls(args.carts, args.rounds)
+    bench_bucket(args.carts, args.rounds)
     bench_publishing(args.events, args.rounds)
     return 0
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from google.api_core import exceptions
 from google.cloud.storage import Blob, Bucket
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
+
+from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError, ReplacedError
 
 # a larger object goes up in pieces, a request each, with which no precondition is given
 SINGLE_REQUEST_BYTES = 8 << 20
@@ -46,18 +48,6 @@ OUTAGES = (
     # the bytes that arrived are not those that were sent
     DataCorruption,
 )
-
-
-class BucketUnreachableError(Exception):
-    """Cloud Storage did not answer in time: whether it did what was asked is not known."""
-
-
-class BucketRefusedError(Exception):
-    """Cloud Storage will not do it: somebody has to correct something first."""
-
-
-class ReplacedError(Exception):
-    """Another generation lies under the name than the one that was to be replaced."""
 
 
 class StoredObject(msgspec.Struct, frozen=True):
@@ -131,8 +121,11 @@ class ObjectFolder:
         with self._reaching():
             try:
                 self._upload(blob, content, 0)
-            except (exceptions.PreconditionFailed, exceptions.Forbidden):
-                blob.reload(**self._patience.bounds())
+            except (exceptions.PreconditionFailed, exceptions.Forbidden) as error:
+                try:
+                    blob.reload(**self._patience.bounds())
+                except exceptions.NotFound:
+                    raise BucketRefusedError(f"{self.url} was refused: {error.message}") from None
         self._check(blob, written)
         return written
 
@@ -149,8 +142,7 @@ class ObjectFolder:
                     passed, size=size, checksum="crc32c", **self._patience.bounds(PIECE_BYTES)
                 )
                 blob.reload(**self._patience.bounds())
-        with file.open("rb") as content:
-            written = StoredObject(name, size, crc32c_of(iter(lambda: content.read(1 << 20), b"")))
+        written = StoredObject(name, size, crc32c_of_file(file))
         self._check(blob, written)
         return written
 
@@ -228,12 +220,18 @@ class ObjectFolder:
             ) from None
 
 
-def crc32c_of(blocks: Any) -> str:
+def crc32c_of(blocks: Iterable[bytes]) -> str:
     """Return the checksum of some blocks as Cloud Storage spells it."""
     crc = 0
     for block in blocks:
         crc = google_crc32c.extend(crc, block)
     return _spelt(crc)
+
+
+def crc32c_of_file(file: Path) -> str:
+    """Return the checksum of a file as Cloud Storage spells it."""
+    with file.open("rb") as content:
+        return crc32c_of(iter(lambda: content.read(1 << 20), b""))
 
 
 class _Passed:

@@ -5,21 +5,21 @@ The protocol, and why each step is where it is:
      1. Read the head. Content and generation come in one answer, so they belong together.
      2. Take it: write holder, lease and a higher epoch over that generation. Two who read the
         same generation cannot both win, whatever their clocks say.
-     3. Rebuild the working copy where its checksum is not the head's: a disk that another has
-        overtaken, or that is new, is worth nothing.
-     4. Publish what is pending before asking, so that a cart's older events leave first.
-     5. Write the poll's batch and the state after it, under names that hold epoch and nonce:
+     3. Rebuild the working copy where it is not what the head says: a disk that is new, or that
+        another has overtaken, is worth nothing.
+     4. Write the poll's batch and the state after it, under names that hold epoch and chance:
         nobody else writes them, and until the head names them nobody reads them.
-     6. Swap the head: that is the commit. A kill before it is a poll that has not happened, a
+     5. Swap the head: that is the commit. A kill before it is a poll that has not happened, a
         kill after it is finished by the next holder, with the same ids.
-     7. Publish in rounds, each begun only with enough of the lease left by one's own monotonic
-        clock: a sleeper that wakes in a round repeats committed events, which count once.
-     8. Write what has left (event store, dead letters), and only then
-     9. swap the batch out of pending: in between, the next holder finds in 8 what it need not
-        send again.
-    10. Release the head last. What no head names is deleted after the swap that forgot it.
+     6. Publish in rounds, each begun with enough of the lease left by one's own monotonic clock,
+        and ended by then: a sleeper that wakes in a round repeats committed events, no others.
+     7. Write what has left (event store, dead letters), and only then
+     8. swap the batch out of pending: a next holder in between finds in 7 what has left already.
+     9. Delete what no head names any more: after the swap that forgot it, or by who takes over
+        from the dead.
+    10. Release the head last: until then nobody else begins.
 
-A swap answered with 412 is read again: with our nonce in the head it was our own, whose answer
+A write answered with 412 is read again: with our nonce in the head it was our own, whose answer
 was lost; with any other we are fenced, and stop, and delete nothing. Clocks decide only when
 another takes over, never what is true: that is the generation's to say.
 """
@@ -35,13 +35,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ingestion.objects import (
-    BucketRefusedError,
-    BucketUnreachableError,
-    ObjectFolder,
-    ReplacedError,
-    StoredObject,
-)
+from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError, ReplacedError
+from ingestion.carts.checkpoint import Checkpoint
+from ingestion.carts.replica import LeaseHeldError, LeaseLostError
+from ingestion.carts.state import StateHeader
+from ingestion.objects import ObjectFolder, StoredObject
 
 HEAD_NAME = "head.json"
 FORMAT = 1
@@ -49,12 +47,22 @@ FORMAT = 1
 TAKE_ATTEMPTS = 5
 
 
+class PendingBatch(msgspec.Struct, frozen=True):
+    """A batch of the outbox that has not left whole; `file` is its name there."""
+
+    file: str
+    events: int
+    stored: StoredObject
+
+
 class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The content of `head.json`. `holder` is empty when nobody holds it.
 
-    `state` is the state object, and `checksum` what that state says of itself; `pending` are the
-    batches that have not left whole, oldest first. The validators of the last answer stand here
-    too, so that an unchanged poll needs no state.
+    `checkpoint` is that of the events folder, `state` the state object and `header` the state's
+    own header, which has the validators of the last answer: an unchanged poll needs no more.
+    It is None where it is too long to be written with every swap. `pending` are the batches that
+    have not left whole, oldest first; the numbers are of the carts known, the deletions held and
+    the dead letters.
     """
 
     format: int = FORMAT
@@ -62,27 +70,14 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nonce: str = ""
     holder: str = ""
     lease_end: str = ""
+    checkpoint: Checkpoint | None = None
     state: StoredObject | None = None
-    pending: tuple[StoredObject, ...] = ()
-    etag: str | None = None
-    body: str | None = None
+    header: StateHeader | None = None
+    pending: tuple[PendingBatch, ...] = ()
+    carts: int = 0
+    held_deletions: int = 0
+    dead_letters: int = 0
     last_good_poll: str | None = None
-
-
-class HeldElsewhereError(Exception):
-    """Somebody else holds the head, and the lease has not run out."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__(f"{head.holder} holds the state until {head.lease_end}")
-        self.head = head
-
-
-class FencedError(Exception):
-    """Somebody else has taken the head meanwhile: nothing of ours counts from here on."""
-
-
-class HeadError(Exception):
-    """The head cannot be read; the message says why. Never taken for a cold start."""
 
 
 class HeadLease:
@@ -99,8 +94,10 @@ class HeadLease:
         """Name a holder, unlike any other's; nothing is asked yet."""
         self.head = Head()
         self.holder = holder
+        # who had it before us, and did not give it back
+        self.taken_from = ""
         self._objects = objects
-        self._seconds = lease_seconds
+        self.seconds = lease_seconds
         self._now = now
         self._monotonic = monotonic
         self._generation: int | None = None
@@ -117,26 +114,28 @@ class HeadLease:
 
     def look(self) -> Head:
         """Return what the head says, without taking it."""
-        return self._read()[0]
+        self.head, _ = self._read()
+        return self.head
 
     def take(self) -> Head:
         """Take the head, or renew it, and return what it says.
 
-        HeldElsewhereError where a live holder has it. It may say something else than what was
+        LeaseHeldError where a live holder has it. It may say something else than what was
         known: somebody else may have written, or a swap of ours whose outcome was not known.
         """
         for _ in range(TAKE_ATTEMPTS):
             found, generation = self._read()
             is_ours = found.holder == self.holder
             if found.holder and not is_ours and self._is_live(found):
-                raise HeldElsewhereError(found)
+                raise LeaseHeldError(f"{found.holder} holds the state until {found.lease_end}")
             epoch = found.epoch if is_ours else found.epoch + 1
             if self._write(replace(found, epoch=epoch, holder=self.holder), generation):
+                self.taken_from = "" if is_ours else found.holder
                 return self.head
         raise BucketUnreachableError(f"{self._objects.url}{HEAD_NAME} changed again and again")
 
     def swap(self, **changes: Any) -> None:
-        """Write the head with `changes`, and begin the lease anew; FencedError if it was taken.
+        """Write the head with `changes`, and begin the lease anew; LeaseLostError if it was taken.
 
         After BucketUnreachableError the outcome is unknown: only `take` tells.
         """
@@ -149,9 +148,9 @@ class HeadLease:
 
     def _replace(self, head: Head) -> None:
         if self._generation is None:
-            raise FencedError("the head is not held")
+            raise LeaseLostError("the head of the state is not held")
         if not self._write(head, self._generation):
-            raise FencedError(f"{self.head.holder or 'somebody'} has taken the head meanwhile")
+            raise LeaseLostError(f"{self.head.holder or 'somebody'} has taken the head meanwhile")
 
     def _read(self) -> tuple[Head, int]:
         found = self._objects.read(HEAD_NAME)
@@ -161,9 +160,12 @@ class HeadLease:
         try:
             head = msgspec.json.decode(content, type=Head)
         except msgspec.DecodeError as error:
-            raise HeadError(f"{self._objects.url}{HEAD_NAME} is not a head: {error}") from None
+            raise BucketRefusedError(
+                f"{self._objects.url}{HEAD_NAME} is not a head: {error}. "
+                "Nothing was changed. Put an older version of it back."
+            ) from None
         if head.format != FORMAT:
-            raise HeadError(
+            raise BucketRefusedError(
                 f"{self._objects.url}{HEAD_NAME} has format {head.format}, and this version of "
                 f"the script reads {FORMAT}"
             )
@@ -172,8 +174,8 @@ class HeadLease:
     def _write(self, head: Head, generation: int) -> bool:
         """Exchange `generation` for `head`; False where another one has been written."""
         # counted from before it is asked for, so that ours ends before others think it does
-        ends = self._monotonic() + self._seconds
-        lease_end = (self._now() + timedelta(seconds=self._seconds)).isoformat()
+        ends = self._monotonic() + self.seconds
+        lease_end = (self._now() + timedelta(seconds=self.seconds)).isoformat()
         nonce = secrets.token_hex(8)
         head = replace(head, nonce=nonce, lease_end=lease_end if head.holder else "")
         self._generation = None

@@ -106,6 +106,8 @@ def _check_that_nothing_newer_left(
     """
     is_superseded = events.store.newest_generation(checkpoint.published) > checkpoint.generation
     highest = events.store.sequences_published_since(checkpoint.published, checkpoint.generation)
+    if highest:
+        state.bring_here()
     known = read_sequences(state.path, highest) if highest else {}
     if is_superseded or any(
         sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()

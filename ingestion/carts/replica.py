@@ -19,9 +19,17 @@ What a method raises ends the poll: a kill at that instruction would have done t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from ingestion.carts.event_batch import Batch
 from ingestion.carts.publishing import RoundResult
+from ingestion.carts.state import StateHeader
+
+if TYPE_CHECKING:
+    from ingestion.carts.head import Head
+
+# below it lies everything in a state bucket
+BUCKET_FOLDER = "near_realtime/"
 
 
 class LeaseHeldError(Exception):
@@ -30,6 +38,13 @@ class LeaseHeldError(Exception):
 
 class LeaseLostError(Exception):
     """Another process has taken over in the middle of a poll: this one has to stop."""
+
+
+class StateElsewhere(NamedTuple):
+    """A state whose file is not here: a name that no other state has, and its header."""
+
+    name: str
+    header: StateHeader
 
 
 class Replica:
@@ -42,6 +57,20 @@ class Replica:
         dead letters. The poll loads everything anew where the state is another file than the one
         that it saved. Raises LeaseHeldError where another process is at work.
         """
+
+    def head(self) -> Head | None:
+        """Return what is said of the state elsewhere, without taking the lease."""
+        return None
+
+    def look(self) -> None:
+        """Put the local files as a poll would find them, without taking the lease."""
+
+    def state_elsewhere(self) -> StateElsewhere | None:
+        """Return what is known of the state while its file is not here; None where it is."""
+        return None
+
+    def fetch_state(self) -> None:
+        """Put the state's file here; called before the first look at its carts."""
 
     def commit(self, batch: Batch | None, *, is_state_saved: bool) -> None:
         """Commit the poll: its batch, where it has one, and the state after it lie here.

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ingestion.carts.changes import CREATED, signature
 from ingestion.carts.event_batch import Batch
 from ingestion.carts.recovery import MadeForAnotherError
+from ingestion.carts.replica import Replica
 from ingestion.carts.state import (
     CorruptStateError,
     KnownCart,
@@ -39,7 +40,9 @@ class TouchedStateError(Exception):
     """Somebody has changed the state's file in the middle of a poll; nothing was changed."""
 
 
-class _LastPoll(msgspec.Struct):
+class LastPoll(msgspec.Struct):
+    """The note of the last good poll that found nothing new."""
+
     generation: str
     observed_at: str
 
@@ -50,18 +53,20 @@ class StateFile:
     `last_good_poll` is when the source was last seen to be as the state says.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Name the file; nothing is read yet."""
+    def __init__(self, path: Path, replica: Replica | None = None) -> None:
+        """Name the file, which `replica` may have elsewhere; nothing is read yet."""
         self.path = path
+        self._replica = replica or Replica()
         self.header: StateHeader | None = None
         self.last_good_poll: str | None = None
-        self._last_poll_file = path.with_name(f"{path.stem}.last_poll.json")
+        self._last_poll_file = last_poll_file(path)
         self._seen = self._identity()
 
     def load(self) -> None:
         """Read the header; StateError where there is a state that cannot be used."""
+        elsewhere = self._replica.state_elsewhere()
         try:
-            self.header = load_header(self.path)
+            self.header = elsewhere.header if elsewhere else load_header(self.path)
         except OldFormatError as error:
             raise MadeForAnotherError(f"{self.path} cannot be used: {error}") from None
         except CorruptStateError as error:
@@ -82,18 +87,25 @@ class StateFile:
         """Tell whether the file is another than the one that was last loaded or saved."""
         return self._identity() != self._seen
 
+    def bring_here(self) -> None:
+        """Have the file here, which a replica may have kept back so far."""
+        if self.header and self._replica.state_elsewhere():
+            self._replica.fetch_state()
+            self._seen = self._identity()
+
     def index(self) -> dict[bytes, int]:
         """Return raw hash → cart id of the known carts."""
+        self.bring_here()
         return read_index(self.path) if self.header else {}
 
     def set_aside(self) -> None:
         """Rename what lies here and is not gone on with; an older one of that name goes."""
-        if self._seen is None:
+        if not self.path.exists():
             return
         target = self.path.with_name(f"{self.path.stem}.replaced{self.path.suffix}")
         move_file(self.path, target)
         log.warning("the state of before was set aside: file=%s", target)
-        self._seen = None
+        self._seen = self._identity()
 
     def note_good_poll(self, observed_at: str) -> None:
         """Remember an unchanged poll beside the state, which would cost a whole write.
@@ -102,7 +114,7 @@ class StateFile:
         """
         self.last_good_poll = observed_at
         if self.header:
-            note = msgspec.json.encode(_LastPoll(self.header.generation, observed_at))
+            note = msgspec.json.encode(LastPoll(self.header.generation, observed_at))
             replace_file(self._last_poll_file, [note], "last_poll", durable=False)
 
     def follow(
@@ -147,19 +159,25 @@ class StateFile:
         self.last_good_poll = header.observed_at
         self._seen = self._identity()
 
-    def _identity(self) -> tuple[int, int, int] | None:
+    def _identity(self) -> tuple[int, int, int] | str | None:
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            return None
+            elsewhere = self._replica.state_elsewhere()
+            return elsewhere.name if elsewhere else None
         return status.st_ino, status.st_size, status.st_mtime_ns
 
     def _read_last_good_poll(self) -> str | None:
         if not self.header:
             return None
         try:
-            note = msgspec.json.decode(self._last_poll_file.read_bytes(), type=_LastPoll)
+            note = msgspec.json.decode(self._last_poll_file.read_bytes(), type=LastPoll)
         except (OSError, ValueError):
             return self.header.observed_at
         is_ours = note.generation == self.header.generation
         return max(self.header.observed_at, note.observed_at if is_ours else "")
+
+
+def last_poll_file(state_file: Path) -> Path:
+    """Return where the last good poll is noted beside a state."""
+    return state_file.with_name(f"{state_file.stem}.last_poll.json")

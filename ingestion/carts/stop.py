@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -10,6 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Cloud Run kills so long after SIGTERM
+GRACE_SECONDS = 10.0
+# what the end of a process takes by itself
+EXIT_SECONDS = 1.0
 # a wait is cut into such pieces: no signal ends a longer one on Windows
 WAIT_SECONDS = 0.2
 
@@ -23,6 +28,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._is_set = False
+        self._deadline = math.inf
 
     def __call__(self) -> bool:
         """Tell whether the work is to end."""
@@ -33,6 +39,11 @@ class Stop:
         if self._is_set:
             os._exit(1)
         self._is_set = True
+        self._deadline = time.monotonic() + GRACE_SECONDS - EXIT_SECONDS
+
+    def seconds_left(self) -> float:
+        """Return how long the work in hand may still take; without end before the signal."""
+        return self._deadline - time.monotonic()
 
     def wait(self, seconds: float) -> None:
         """Return after `seconds`, or soon after the first signal."""

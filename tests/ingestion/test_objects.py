@@ -14,13 +14,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from ingestion import objects
-from ingestion.objects import (
-    BucketRefusedError,
-    BucketUnreachableError,
-    ObjectFolder,
-    Patience,
-    ReplacedError,
-)
+from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError, ReplacedError
+from ingestion.objects import ObjectFolder, Patience
 from local_gcp.resources import STATE_BUCKET_NAME
 from local_gcp.servers import LocalGcp
 from tests.support.faulty_storage import faulty_storage

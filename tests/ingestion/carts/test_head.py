@@ -11,26 +11,16 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
-from ingestion.carts.head import (
-    HEAD_NAME,
-    FencedError,
-    Head,
-    HeadError,
-    HeadLease,
-    HeldElsewhereError,
-)
-from ingestion.objects import (
-    BucketRefusedError,
-    BucketUnreachableError,
-    ObjectFolder,
-    Patience,
-    StoredObject,
-)
+from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
+from ingestion.carts.head import HEAD_NAME, Head, HeadLease, PendingBatch
+from ingestion.carts.replica import LeaseHeldError, LeaseLostError
+from ingestion.objects import ObjectFolder, Patience, StoredObject
 from local_gcp.resources import STATE_BUCKET_NAME
 from local_gcp.servers import LocalGcp
 from tests.support.faulty_storage import LOST_REPLY, LOST_REQUEST, FaultyStorage, faulty_storage
 
 STATE = StoredObject("state/1.json", 7, "crc")
+PENDING = PendingBatch("1.jsonl", 3, StoredObject("outbox/1.jsonl", 7, "crc"))
 
 
 class Clock:
@@ -103,7 +93,7 @@ def test_of_sixteen_that_take_it_at_once_one_wins(storage: LocalGcp, folder_name
         barrier.wait()
         try:
             outcomes.append(f"{lease.take().epoch}")
-        except HeldElsewhereError:
+        except LeaseHeldError:
             outcomes.append("held")
 
     threads = [threading.Thread(target=take, args=(number,)) for number in range(16)]
@@ -121,11 +111,11 @@ def test_what_is_swapped_in_is_what_the_next_holder_finds(
     assert first.take() == Head(
         epoch=1, holder="a", nonce=first.head.nonce, lease_end="2026-11-22T00:01:00+00:00"
     )
-    first.swap(state=STATE, pending=(STATE,), etag='W/"1"', last_good_poll="2026")
-    first.release(pending=())
+    first.swap(state=STATE, pending=(PENDING,), last_good_poll="2026")
+    first.release(carts=7)
     assert second.look().holder == ""
     found = second.take()
-    assert (found.epoch, found.state, found.pending, found.etag) == (2, STATE, (), 'W/"1"')
+    assert (found.epoch, found.state, found.pending, found.carts) == (2, STATE, (PENDING,), 7)
 
 
 def test_a_holder_that_is_alive_is_left_alone(
@@ -134,7 +124,7 @@ def test_a_holder_that_is_alive_is_left_alone(
     first, second = lease_of("a"), lease_of("b")
     first.take()
     clock.seconds = 59.0
-    with pytest.raises(HeldElsewhereError, match="a holds the state until 2026-11-22T00:01"):
+    with pytest.raises(LeaseHeldError, match="a holds the state until 2026-11-22T00:01"):
         second.take()
     assert first.take().epoch == 1
     assert first.seconds_left() == 60.0
@@ -148,14 +138,14 @@ def test_who_sleeps_past_the_lease_is_fenced(
     clock.seconds = 61.0
     assert sleeper.seconds_left() < 0
     second.take()
-    with pytest.raises(FencedError, match="b has taken"):
+    with pytest.raises(LeaseLostError, match="b has taken"):
         sleeper.swap(state=STATE)
-    with pytest.raises(FencedError):
+    with pytest.raises(LeaseLostError):
         sleeper.swap(state=STATE)
-    with pytest.raises(FencedError):
+    with pytest.raises(LeaseLostError):
         sleeper.release()
     assert second.look() == second.head
-    with pytest.raises(HeldElsewhereError):
+    with pytest.raises(LeaseHeldError):
         sleeper.take()
 
 
@@ -179,9 +169,9 @@ def test_a_write_that_is_tried_again_counts_once(
     lease.take()
     bucket.judge = once(fault)  # type: ignore[assignment]
     lease.swap(state=STATE)
-    lease.swap(etag="1")
+    lease.swap(dead_letters=1)
     assert lease.look() == lease.head
-    assert (lease.head.epoch, lease.head.state, lease.head.etag) == (1, STATE, "1")
+    assert (lease.head.epoch, lease.head.state, lease.head.dead_letters) == (1, STATE, 1)
 
 
 @pytest.mark.parametrize("was_served", [True, False])
@@ -221,7 +211,7 @@ def test_a_403_that_stands_for_a_412_is_read_again(
     clock.seconds = 61.0
     second.take()
     bucket.judge = lambda method, address: 403 if method == "POST" else None
-    with pytest.raises(FencedError):
+    with pytest.raises(LeaseLostError):
         sleeper.swap(state=STATE)
 
 
@@ -238,5 +228,5 @@ def test_a_head_that_cannot_be_read_is_no_cold_start(
     lease_of: Callable[[str], HeadLease], objects: ObjectFolder, content: bytes, says: str
 ) -> None:
     objects.replace(HEAD_NAME, content, 0)
-    with pytest.raises(HeadError, match=says):
+    with pytest.raises(BucketRefusedError, match=says):
         lease_of("a").take()

@@ -10,3 +10,4 @@ deletion_protection = true
 
 # alert_email   = "data-team@example.com"
 # impersonators = ["group:data-team@example.com"]
+# gold_readers  = ["group:analysts@example.com"]

@@ -199,3 +199,13 @@ run "impersonation_by_everybody" {
 
   expect_failures = [var.impersonators]
 }
+
+run "everybody_as_gold_reader" {
+  command = plan
+
+  variables {
+    gold_readers = ["allAuthenticatedUsers"]
+  }
+
+  expect_failures = [var.gold_readers]
+}

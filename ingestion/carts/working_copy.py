@@ -126,6 +126,13 @@ class WorkingCopy:
         path = CheckpointFile(self.events_dir).path
         replace_file(path, [msgspec.json.encode(checkpoint) + b"\n"], "checkpoint")
 
+    def write_lost_checkpoint(self, binding: Binding, generation: str) -> None:
+        """Let the generation that begins next sort after one whose head is lost."""
+        # nothing of it is pending any more, whatever number it had come to
+        place = Position()
+        lost = Checkpoint(binding=binding, generation=generation, batch=1, published=place)
+        self.write_checkpoint(lost, place)
+
     def has_state(self, stored: StoredObject | None) -> bool:
         """Tell whether the state's file is this object, by its size and checksum."""
         try:

@@ -69,7 +69,6 @@ class BucketReplica(Replica):
         lease: HeadLease,
         copy: WorkingCopy,
         binding: Binding,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Ask nothing yet."""
         self._objects = objects
@@ -77,7 +76,7 @@ class BucketReplica(Replica):
         self._copy = copy
         self._binding = binding
         self._names = ObjectNames()
-        self._events = EventObjects(objects, self._names, now)
+        self._events = EventObjects(objects, self._names, lambda: datetime.now(UTC))
         self._garbage = Garbage(objects)
         # the working copy is what the head says, so that the head may be renewed unread
         self._is_clean = False

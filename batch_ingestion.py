@@ -8,9 +8,9 @@ which is uploaded to Cloud Storage, loaded into {dataset}.{entity}_raw by one lo
 recorded in {dataset}.ingestion_runs. Each step happens once, however often it is repeated: a
 killed or waiting run is finished by the same command with its --run-id, or by --resume.
 
-Records that are not valid go to raw/quarantine/... with the reason; more than a tenth of them
-fail the entity, as does any answer that is not a list of records. One entity's failure leaves
-the others alone.
+Records that are not valid go to raw/quarantine/... with the reason; more than a tenth of them,
+if they are more than two, fail the entity, as does any answer that is not a list of records, or
+is longer than 2 GB when unpacked. One entity's failure leaves the others alone.
 
 exit codes:
   0  done
@@ -30,17 +30,22 @@ examples:
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import logging
 import os
-import signal
 import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from ingestion import settings
-from ingestion.arguments import seconds
+from ingestion import command_line, settings
+from ingestion.arguments import api_url, seconds, user_agent
 from ingestion.batch.bronze import Bronze, Commands
 from ingestion.batch.entities import DEFAULT_ENTITIES, ENTITIES
 from ingestion.batch.receipts import LandingError
@@ -113,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--api-url",
+        type=api_url,
         default=settings.setting("FAKE_STORE_API_URL") or settings.DEFAULT_API_URL,
         help="address of the API (default: $FAKE_STORE_API_URL, else the public Fake Store)",
     )
@@ -159,7 +165,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="log JSON with severity and fields; in Cloud Run always",
     )
     parser.add_argument(
-        "--user-agent", default=USER_AGENT, help=f"who asks the API (default: {USER_AGENT})"
+        "--user-agent",
+        type=user_agent,
+        default=USER_AGENT,
+        help=f"who asks the API (default: {USER_AGENT})",
     )
     parser.add_argument(
         "--api-timeout",
@@ -272,4 +281,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     # `docker stop` and schedulers send SIGTERM: the same as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    command_line.run(main)

@@ -15,13 +15,19 @@ configuration
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 import webbrowser
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from ingestion import settings
+from ingestion import command_line, settings
 from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
 from reporting.gold import ReportError, read_gold
 from reporting.output import OutputError, write_page
@@ -92,4 +98,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

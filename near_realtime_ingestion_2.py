@@ -12,7 +12,8 @@ each step durable before the next, so that a kill anywhere loses nothing:
     6. forget                  {events-dir}/outbox/           the poll's file is removed
 
 A restart finds a poll that has step 1 and not step 2 and takes step 2 from the file, whatever
-the API says by then. Events are published at least once, and counted once by their id.
+the API says by then. Events are published at least once, and counted once by their id. An answer
+longer than 256 MB, when unpacked, is refused.
 
 With a state bucket all of this lives in gs://NAME/near_realtime/, where {events-dir} and
 {state-file} are a working copy that may vanish at any instruction; see ingestion/carts/head.py.
@@ -27,7 +28,6 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, or another process
 from __future__ import annotations
 
 import signal
-import sys
 
 if __name__ == "__main__":
     # Ctrl-C while the rest is imported ends the process without a traceback
@@ -47,7 +47,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ingestion.arguments import count, seconds
+from ingestion import command_line
+from ingestion.arguments import api_url, count, seconds
 from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
 from ingestion.carts.change_list import print_changes
 from ingestion.carts.changes import GATE_INTERVALS, GATE_POLLS
@@ -378,6 +379,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--topic", default="carts-events", help="Pub/Sub topic (default: %(default)s)")
     add(
         "--api-url",
+        type=api_url,
         default=setting("FAKE_STORE_API_URL") or DEFAULT_API_URL,
         help=f"the API's address (default: $FAKE_STORE_API_URL, else {DEFAULT_API_URL})",
     )
@@ -551,4 +553,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

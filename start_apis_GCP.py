@@ -12,11 +12,16 @@ Exit codes: 0 done; 1 failed, and the message says what to do; 2 wrong usage or 
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +40,7 @@ from google.api_core.exceptions import (
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
+from ingestion import command_line
 from ingestion.logs import set_up_logging
 from ingestion.settings import ConfigurationError, credentials, load_environment, require, setting
 
@@ -348,4 +354,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -248,7 +248,7 @@ def _send(
     session: requests.Session, url: str, headers: dict[str, str], timeout: tuple[float, float]
 ) -> requests.Response:
     """Ask one address, and no more: what a session adds to it follows redirects and reads them."""
-    through = _proxy_of(url)
+    through = proxy_of(url)
     certificates = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     try:
         request = session.prepare_request(requests.Request("GET", url, headers))
@@ -276,7 +276,7 @@ def _send(
         raise ExchangeFailed(message, transient=False) from None
 
 
-def _proxy_of(url: str) -> str:
+def proxy_of(url: str) -> str:
     """Return ' through the proxy ...' with the setting that names it, or nothing without one."""
     proxy = select_proxy(url, get_environ_proxies(url))
     if not proxy:

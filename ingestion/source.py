@@ -199,7 +199,7 @@ def _answer(asked: Exchange, condition: str | None, max_bytes: int) -> Answer:
     if status < 400:
         raise BadAnswer(f"answered {status} instead of a list of records")
     raise FetchFailed(
-        f"answered {status} {response.reason or ''}".rstrip(),
+        f"answered {status} {response.reason or ''}".rstrip() + exchange.proxy_of(response.url),
         status=status,
         transient=status in RETRIED_STATUSES,
         retry_after=_retry_after(response.headers.get("Retry-After"), now),

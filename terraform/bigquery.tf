@@ -64,6 +64,8 @@ resource "google_bigquery_table" "bronze" {
     field = each.value.partitioning
   }
   clustering = each.value.clustering
+  # a query that would read all of history is refused; the manifest is a row per entity and run
+  require_partition_filter = each.key != "ingestion_runs"
 
   deletion_protection = var.deletion_protection
 }

@@ -231,7 +231,7 @@ def test_a_second_process_stops_with_exit_2_and_names_the_first(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_the_wait_ends_it_in_under_a_second(
+def test_a_signal_during_the_wait_ends_it_at_once(
     tmp_path: Path, source: CartsSource, number: signal.Signals
 ) -> None:
     process = start_stage(tmp_path, source.url, "--local-only", "--poll-interval", "60")
@@ -240,7 +240,8 @@ def test_a_signal_during_the_wait_ends_it_in_under_a_second(
     sent_at = time.monotonic()
     process.send_signal(number)
     ended = end_stage(process)
-    assert time.monotonic() - sent_at < 1
+    # of the 60 that it would wait; a busy machine needs its time to end a process
+    assert time.monotonic() - sent_at < 5
     assert (ended.code, ended.summary["polls"], ended.summary["published"]) == (0, 1, 7)
 
 

@@ -26,11 +26,12 @@ def to_lines(raws: list[msgspec.Raw], opening: bytes, redacted: frozenset[str]) 
     """Return records as lines of NDJSON, each behind `opening`, without the redacted members."""
     if not raws:
         return b""
-    lines = b"%b%b}\n" % (opening, (b"}\n" + opening).join(raws))
-    if lines.count(b"\n") != len(raws) or b"\r" in lines:
-        records = [bytes(raw).translate(_NEWLINES_TO_SPACES) for raw in raws]
-        lines = b"%b%b}\n" % (opening, (b"}\n" + opening).join(records))
-    return redact(lines, redacted)
+    records = b"\n".join(raws)
+    if records.count(b"\n") >= len(raws) or b"\r" in records:
+        records = b"\n".join(bytes(raw).translate(_NEWLINES_TO_SPACES) for raw in raws)
+    # the envelopes come last, so that what is looked through is as short as it can be
+    enveloped = redact(records, redacted).replace(b"\n", b"}\n" + opening)
+    return b"%b%b}\n" % (opening, enveloped)
 
 
 def quarantine_line(bad: BadRecord, opening: bytes, redacted: frozenset[str]) -> bytes:

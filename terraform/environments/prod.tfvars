@@ -11,3 +11,4 @@ deletion_protection = true
 # image          = "europe-west9-docker.pkg.dev/your-project-id/fake-store/pipeline@sha256:…"
 # alert_email    = "data-team@example.com"
 # impersonators  = ["group:data-team@example.com"]
+# gold_readers   = ["group:analysts@example.com"]

@@ -319,3 +319,13 @@ run "api_without_a_scheme" {
 
   expect_failures = [var.fake_store_api_url]
 }
+
+run "everybody_as_gold_reader" {
+  command = plan
+
+  variables {
+    gold_readers = ["allAuthenticatedUsers"]
+  }
+
+  expect_failures = [var.gold_readers]
+}

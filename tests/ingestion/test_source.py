@@ -401,6 +401,13 @@ def test_a_message_about_a_proxy_names_the_setting_without_its_password(
     assert "sesame" not in str(failed.value)
 
 
+def test_what_a_proxy_answers_is_told_as_its_answer(proxied: pytest.MonkeyPatch) -> None:
+    with scripted_server({"http://shop.invalid/carts": [answer(407)]}) as proxy:
+        proxied.setenv("HTTP_PROXY", proxy.url)
+        with pytest.raises(FetchFailed, match=r"answered 407 .*through the proxy .* of HTTP_PROXY"):
+            get("http://shop.invalid/carts")
+
+
 @pytest.mark.parametrize("proxy", ["http://[::1", "http://a b:1", "nonsense://x:1", "http://é..ü"])
 def test_a_proxy_that_cannot_be_asked_is_one_sentence(
     proxied: pytest.MonkeyPatch, proxy: str

@@ -163,6 +163,13 @@ def test_a_bad_record_keeps_its_cart_as_it_was(world: World) -> None:
     assert len(list(read_lines(world.folder / "events" / "quarantine" / "2026-11-22.jsonl"))) == 1
 
 
+def test_a_date_far_from_the_time_of_the_answer_keeps_its_cart_as_it_was(world: World) -> None:
+    good = [cart(each) for each in range(2, 5)]
+    world.poll(cart(1), *good)
+    ahead = cart(1, date="2037-01-01T00:00:00.000Z")
+    assert world.poll(ahead, *good) == PollResult(changed=True, carts=4, quarantined=1)
+
+
 def test_a_quarantined_record_is_one_line_whatever_it_looks_like(world: World) -> None:
     pretty = json.dumps(cart(1, userId=None), indent=2).encode()
     world.events.store.quarantine([(pretty, "one"), (b'{"id": 2, "x": "\xff\\ud83d"}', "two")])

@@ -90,6 +90,15 @@ LEASE_SECONDS = 60.0
 # an answer of a poll is held in memory until it is compared: 1.5 million carts
 ANSWER_BYTES = 256 << 20
 
+# what is said says all
+ENDS_WITH_SENTENCE = (
+    BadAnswer,
+    BucketRefusedError,
+    CorruptStateError,
+    FetchFailed,
+    TouchedStateError,
+)
+
 
 def run_polls(
     poller: Poller,
@@ -528,16 +537,10 @@ def main(argv: list[str] | None = None) -> int:
                 command(args, "--once", "--new-snapshot"),
             )
             return 1
-        except (LeaseHeldError, LeaseLostError) as error:
-            log.error("%s: nothing was done. Run again when that one has ended.", error)
+        except (LeaseHeldError, LeaseLostError, BucketUnreachableError) as error:
+            log.error("%s. Nothing is lost: run again later.", error)
             return 1
-        except BucketUnreachableError as error:
-            log.error("%s: nothing is lost. Run again when it can be.", error)
-            return 1
-        except BucketRefusedError as error:
-            log.error("%s", error)
-            return 1
-        except (FetchFailed, BadAnswer, TouchedStateError, CorruptStateError) as error:
+        except ENDS_WITH_SENTENCE as error:
             log.error("%s", error)
             return 1
         except OSError as error:

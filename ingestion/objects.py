@@ -120,7 +120,9 @@ class ObjectFolder:
         blob = self._blob(name)
         with self._reaching():
             try:
-                self._upload(blob, content, 0)
+                # what goes up in pieces is checked for after it, and has a name of its own
+                is_small = len(content) <= SINGLE_REQUEST_BYTES
+                self._upload(blob, content, 0 if is_small else None)
             except (exceptions.PreconditionFailed, exceptions.Forbidden) as error:
                 try:
                     blob.reload(**self._patience.bounds())
@@ -181,7 +183,7 @@ class ObjectFolder:
             except exceptions.NotFound:
                 return
 
-    def _upload(self, blob: Blob, content: bytes, generation: int) -> None:
+    def _upload(self, blob: Blob, content: bytes, generation: int | None) -> None:
         blob.upload_from_string(
             content,
             content_type="application/json",

@@ -21,10 +21,10 @@ from ingestion.carts.event_batch import Batch, batch_at, event_id_of
 from ingestion.carts.event_store import EventStore, Position
 from ingestion.carts.head import Head
 from ingestion.carts.publishing import RoundResult
-from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.state_file import LastPoll, last_poll_file
 from ingestion.durable_files import replace_file
 from ingestion.objects import ObjectFolder, StoredObject, crc32c_of_file
+from ingestion.settings import ConfigurationError
 
 
 class WorkingCopy:
@@ -41,14 +41,15 @@ class WorkingCopy:
         self._known: tuple[tuple[int, int, int], str] | None = None
 
     def claim(self, binding: Binding) -> None:
-        """Raise MadeForAnotherError where a state lies here that is no copy of the bucket's."""
+        """Raise ConfigurationError where a state lies here that is no copy of the bucket's."""
         checkpoint = self.checkpoint()
         if checkpoint and checkpoint.binding.state_file == binding.state_file:
             return
         if checkpoint or self.state_file.exists() or any(map(batch_at, self._outbox.glob("*"))):
-            raise MadeForAnotherError(
+            raise ConfigurationError(
                 f"{self.state_file} and {self.events_dir} hold a state that is no working copy of "
-                f"{binding.state_file}"
+                f"{binding.state_file}: give this run a --state-file and an --events-dir of its "
+                f"own."
             )
 
     def checkpoint(self) -> Checkpoint | None:
@@ -125,6 +126,13 @@ class WorkingCopy:
         checkpoint = replace(checkpoint, published=published)
         path = CheckpointFile(self.events_dir).path
         replace_file(path, [msgspec.json.encode(checkpoint) + b"\n"], "checkpoint")
+
+    def write_lost_checkpoint(self, binding: Binding, generation: str) -> None:
+        """Let the generation that begins next sort after one whose head is lost."""
+        # nothing of it is pending any more, whatever number it had come to
+        place = Position()
+        lost = Checkpoint(binding=binding, generation=generation, batch=1, published=place)
+        self.write_checkpoint(lost, place)
 
     def has_state(self, stored: StoredObject | None) -> bool:
         """Tell whether the state's file is this object, by its size and checksum."""

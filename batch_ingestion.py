@@ -51,7 +51,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ingestion import command_line, settings
-from ingestion.arguments import api_url, seconds, user_agent
+from ingestion.arguments import Parser, api_url, seconds, user_agent
 from ingestion.batch.bronze import Bronze, Commands
 from ingestion.batch.entities import DEFAULT_ENTITIES, ENTITIES
 from ingestion.batch.receipts import LandingError
@@ -99,9 +99,7 @@ def has_no_disk() -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line; its defaults are the environment's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--project-id",
         default=settings.setting("GCP_PROJECT_ID"),

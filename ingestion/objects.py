@@ -34,7 +34,7 @@ from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError, 
 SINGLE_REQUEST_BYTES = 8 << 20
 PIECE_BYTES = 16 << 20
 # an answer is waited for a second longer for each so many bytes
-BYTES_PER_SECOND = 4_000_000
+BYTES_PER_SECOND = 10_000_000
 # what is left of a time that has run out: the client takes no 0
 LEAST_SECONDS = 0.05
 
@@ -66,12 +66,14 @@ class Patience:
     left: Callable[[], float] = lambda: math.inf
 
     def bounds(self, size: int = 0) -> dict[str, Any]:
-        """Return the bounds of a call whose longest request moves `size` bytes."""
+        """Return the bounds of a call that moves `size` bytes in all.
+
+        The answer to the last piece may take as long as all of them: the object is put together.
+        """
         left = max(LEAST_SECONDS, self.left())
-        retry = DEFAULT_RETRY.with_delay(initial=0.1, maximum=1.0)
-        retry = retry.with_timeout(min(self.seconds, left)).with_predicate(self._may_try_again)
-        timeout = min(self.seconds + size / BYTES_PER_SECOND, left)
-        return {"retry": retry, "timeout": timeout}
+        seconds = min(self.seconds + size / BYTES_PER_SECOND, left)
+        retry = DEFAULT_RETRY.with_delay(initial=0.1, maximum=1.0).with_timeout(seconds)
+        return {"retry": retry.with_predicate(self._may_try_again), "timeout": seconds}
 
     def _may_try_again(self, error: Exception) -> bool:
         # once a signal has come, every call has one attempt, the one in hand included
@@ -141,7 +143,7 @@ class ObjectFolder:
             passed = _Passed(content, self._patience)
             with self._reaching():
                 blob.upload_from_file(
-                    passed, size=size, checksum="crc32c", **self._patience.bounds(PIECE_BYTES)
+                    passed, size=size, checksum="crc32c", **self._patience.bounds(size)
                 )
                 blob.reload(**self._patience.bounds())
         written = StoredObject(name, size, crc32c_of_file(file))
@@ -155,7 +157,7 @@ class ObjectFolder:
             passed = _Passed(content, self._patience)
             try:
                 self._blob(stored.name).download_to_file(
-                    passed, checksum="crc32c", **self._patience.bounds()
+                    passed, checksum="crc32c", **self._patience.bounds(stored.size)
                 )
             except exceptions.NotFound:
                 raise FileNotFoundError(f"{self.url}{stored.name} has gone") from None

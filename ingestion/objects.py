@@ -89,6 +89,8 @@ class ObjectFolder:
         self._bucket = bucket
         self._prefix = prefix
         self._patience = patience
+        # called between two pieces of a large object, and may end its way
+        self.between_pieces: Callable[[], None] = lambda: None
 
     def read(self, name: str) -> tuple[bytes, int] | None:
         """Return the content and the generation of an object, or None where there is none."""
@@ -140,7 +142,7 @@ class ObjectFolder:
             if size <= SINGLE_REQUEST_BYTES:
                 return self.write_once(name, content.read())
             blob = self._blob(name, chunk_size=PIECE_BYTES)
-            passed = _Passed(content, self._patience)
+            passed = _Passed(content, self._go_on)
             with self._reaching():
                 blob.upload_from_file(
                     passed, size=size, checksum="crc32c", **self._patience.bounds(size)
@@ -154,7 +156,7 @@ class ObjectFolder:
         """Write an object into `file`; FileNotFoundError where it has gone."""
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("wb") as content, self._reaching():
-            passed = _Passed(content, self._patience)
+            passed = _Passed(content, self._go_on)
             try:
                 self._blob(stored.name).download_to_file(
                     passed, checksum="crc32c", **self._patience.bounds(stored.size)
@@ -193,6 +195,11 @@ class ObjectFolder:
             checksum="crc32c",
             **self._patience.bounds(len(content)),
         )
+
+    def _go_on(self) -> None:
+        if self._patience.left() <= 0:
+            raise BucketUnreachableError("A signal came before an object had gone")
+        self.between_pieces()
 
     def _check(self, blob: Blob, written: StoredObject) -> None:
         if (blob.size, blob.crc32c) != (written.size, written.crc32c):
@@ -239,13 +246,13 @@ def crc32c_of_file(file: Path) -> str:
 
 
 class _Passed:
-    """A file on its way up or down, which a signal may end between two pieces."""
+    """A file on its way up or down, which `go_on` may end between two pieces."""
 
-    def __init__(self, file: BinaryIO, patience: Patience) -> None:
+    def __init__(self, file: BinaryIO, go_on: Callable[[], None]) -> None:
         self.size = 0
         self._crc = 0
         self._file = file
-        self._patience = patience
+        self._go_on = go_on
 
     @property
     def crc32c(self) -> str:
@@ -266,10 +273,6 @@ class _Passed:
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
-
-    def _go_on(self) -> None:
-        if self._patience.left() <= 0:
-            raise BucketUnreachableError("a signal came before the object had gone")
 
 
 def _spelt(crc: int) -> str:

@@ -408,3 +408,27 @@ def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers) -> 
     assert "--new-snapshot" in stopped.log()
     assert pollers.poll("b", "--new-snapshot").end() == 0
     check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+def test_a_head_that_was_put_back_with_its_state_gives_no_sequence_twice(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    kept = {
+        name: pollers.bucket.blob(name).download_as_bytes(timeout=10)
+        for name in pollers.names()
+        if "published" not in name
+    }
+    for quantity in (7, 8):
+        pollers.source.put(1, (1, quantity))
+        pollers.poll("a")
+    for name, content in kept.items():
+        pollers.bucket.blob(name).upload_from_string(content, timeout=10)
+    pollers.source.put(1, (1, 9))
+    time.sleep(LEASE_SECONDS)
+    stopped = pollers.poll("b")
+    assert stopped.end() == 1
+    assert "is not the newest: it seems to be an old copy that was put back" in stopped.log()
+    assert len(pollers.pubsub.documents) == 5 + 2
+    assert pollers.poll("b", "--new-snapshot").end() == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)

@@ -119,7 +119,10 @@ class HeadLease:
 
     def look(self) -> Head:
         """Return what the head says, without taking it."""
-        self.head, _ = self._read()
+        self.head, generation = self._read()
+        if not generation:
+            # no head, and no bucket, are one answer to who reads an object
+            self._objects.names(HEAD_NAME)
         return self.head
 
     def take(self) -> Head:

@@ -332,8 +332,11 @@ def test_local_only_and_a_state_bucket_exclude_each_other() -> None:
         stage.parse_arguments(["--local-only", "--state-bucket", "given"])
 
 
-def test_a_bucket_that_is_not_there_is_one_sentence(pollers: BucketPollers) -> None:
-    ended = refused(pollers, "disk", bucket="nowhere-at-all")
+@pytest.mark.parametrize("flags", [[], ["--status"], ["--dry-run"]])
+def test_a_bucket_that_is_not_there_is_one_sentence(
+    pollers: BucketPollers, flags: list[str]
+) -> None:
+    ended = refused(pollers, "disk", *flags, bucket="nowhere-at-all")
     assert ended.code == 1
     assert "The bucket nowhere-at-all does not exist: make it with" in ended.log
 

@@ -131,5 +131,12 @@ def newest_generation(objects: ObjectFolder) -> str | None:
     return max(filter(_GENERATION.fullmatch, generations), default=None)
 
 
+def newest_label(objects: ObjectFolder, generation: str, since: str) -> str:
+    """Return the label of the newest batch of which anything was published on `since` or later."""
+    names = objects.names("published/", f"published/{since}")
+    labels = (".".join(name.rpartition("/")[2].split(".")[:2]) for name in names)
+    return max((each for each in labels if each.startswith(generation)), default="")
+
+
 def _epoch_of(name: str) -> int:
     return int(name.rpartition("-")[0].rpartition("/")[2].rpartition(".")[2])

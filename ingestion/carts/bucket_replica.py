@@ -25,14 +25,21 @@ from typing import Any
 import msgspec
 
 from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
-from ingestion.carts.bucket_objects import EventObjects, Garbage, ObjectNames, newest_generation
+from ingestion.carts.bucket_objects import (
+    EventObjects,
+    Garbage,
+    ObjectNames,
+    newest_generation,
+    newest_label,
+)
 from ingestion.carts.checkpoint import Binding
 from ingestion.carts.event_batch import Batch
 from ingestion.carts.head import Head, HeadLease, PendingBatch
 from ingestion.carts.publishing import RoundResult
+from ingestion.carts.recovery import OLD_COPY
 from ingestion.carts.replica import BUCKET_FOLDER, LeaseLostError, Replica, StateElsewhere
 from ingestion.carts.state import StateError, StateHeader, read_header
-from ingestion.carts.working_copy import WorkingCopy, label_of
+from ingestion.carts.working_copy import WorkingCopy, day_before, label_of
 from ingestion.durable_files import failpoint
 from ingestion.objects import ObjectFolder, Patience
 from ingestion.settings import storage_client
@@ -72,6 +79,8 @@ class BucketReplica(Replica):
     ) -> None:
         """Ask nothing yet."""
         self._objects = objects
+        # a large state takes longer than a lease
+        self._objects.between_pieces = lease.renew_in_time
         self._lease = lease
         self._copy = copy
         self._binding = binding
@@ -98,9 +107,7 @@ class BucketReplica(Replica):
         self._rebuild(head, is_new=is_new)
         if self._lease.taken_from or not is_new:
             # one of another, or of ours, did not end as it should
-            named = {each.stored.name for each in head.pending}
-            named |= {head.state.name} if head.state else set()
-            self._garbage.delete_orphans(named, head.epoch)
+            self._garbage.delete_orphans(head.objects(), head.epoch)
         self._is_committed = True
         failpoint("copy-rebuilt")
 
@@ -143,8 +150,7 @@ class BucketReplica(Replica):
         """Renew a lease that is half over, and return when a round has to have ended."""
         if not (self._is_committed and self._lease.is_held):
             raise BucketUnreachableError("What lies here is not committed to the bucket")
-        if self._lease.seconds_left() < self._lease.seconds / 2:
-            self._lease.swap()
+        self._lease.renew_in_time()
         return time.monotonic() + self._lease.seconds_left() * ROUND_SHARE
 
     def record(self, batch: Batch | None, result: RoundResult) -> None:
@@ -223,6 +229,9 @@ class BucketReplica(Replica):
             self._objects.write_once(f"quarantine/{day}/{self._names.unique()}.jsonl", lines)
         changes: dict[str, Any] = {"checkpoint": self._copy.checkpoint()}
         if batch:
+            since = day_before(self._lease.head.last_good_poll)
+            if label_of(batch) <= newest_label(self._objects, batch.generation, since):
+                raise StateError(f"{self._objects.url}head.json is not the newest: {OLD_COPY}")
             name = f"outbox/{label_of(batch)}.{self._names.unique()}.jsonl"
             stored = self._objects.upload_once(name, batch.path)
             pending = PendingBatch(batch.path.name, batch.header().events, stored)

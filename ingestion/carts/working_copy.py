@@ -110,11 +110,11 @@ class WorkingCopy:
             self.write_checkpoint(head.checkpoint, self._store.position())
             return []
         batch = min(filter(None, map(batch_at, self._outbox.glob("*"))), key=label_of)
-        # the clocks of two machines may differ at midnight; by more, and it leaves once more
-        day = datetime.fromisoformat(batch.header().observed_at).date() - timedelta(days=1)
-        self.write_checkpoint(head.checkpoint, Position(f"{day}"))
+        # were the clocks to differ by more, it would leave once more
+        day = day_before(batch.header().observed_at)
+        self.write_checkpoint(head.checkpoint, Position(day))
         ids = set(map(event_id_of, batch.documents()))
-        here = _those_of(ids, self._store.published_since(Position(f"{day}")))
+        here = _those_of(ids, self._store.published_since(Position(day)))
         names = objects.names("published/", f"published/{day}")
         found = (objects.read(name) for name in names if f"/{label_of(batch)}." in name)
         there = _those_of(ids, (line for each in found if each for line in each[0].splitlines()))
@@ -181,6 +181,14 @@ class WorkingCopy:
 def _is_same(here: Checkpoint | None, there: Checkpoint) -> bool:
     """Tell whether two checkpoints differ in nothing but their place in the event store."""
     return here is not None and replace(here, published=there.published) == there
+
+
+def day_before(moment: str | None) -> str:
+    """Return a day from which on all lies that came after `moment`, as any machine's clock has it.
+
+    The clocks of two machines may differ at midnight.
+    """
+    return f"{datetime.fromisoformat(moment).date() - timedelta(days=1)}" if moment else ""
 
 
 def label_of(batch: Batch) -> str:

@@ -4,14 +4,22 @@ Each poll compares the API's answer with the last one that was believed, and eac
 becomes one CloudEvents document: cart_created, cart_modified or cart_deleted. In this order,
 each step durable before the next, so that a kill anywhere loses nothing:
 
-    1. the poll's events       {events-dir}/outbox/       all of them, or the poll has not happened
-    2. the state after them    {state-file}               the old state plus what lies in step 1
-    3. publish, acknowledged   Pub/Sub                    again after a kill, with the same ids
-    4. the event store         {events-dir}/published/    what has left; also without Pub/Sub
-    5. forget                  {events-dir}/outbox/       the poll's file is removed
+    1. the poll's events       {events-dir}/outbox/           all of them, or no poll has happened
+    2. the state after them    {state-file}                   the old state plus what lies in 1
+    3. publish, acknowledged   Pub/Sub                        again after a kill, the same ids
+    4. the event store         {events-dir}/published/        what has left; also without Pub/Sub
+    5. the checkpoint          {events-dir}/checkpoint.json   up to where all have left
+    6. forget                  {events-dir}/outbox/           the poll's file is removed
 
 A restart finds a poll that has step 1 and not step 2 and takes step 2 from the file, whatever
-the API says by then. Events are published at least once, and counted once by their id.
+the API says by then. Events are published at least once, and counted once by their id. An answer
+longer than 256 MB, when unpacked, is refused.
+
+With a state bucket all of this lives in gs://NAME/near_realtime/, where {events-dir} and
+{state-file} are a working copy that may vanish at any instruction; see ingestion/carts/head.py.
+
+State and events folder are made for one API and one destination; another one is exit code 2, or
+a new snapshot of all carts with --new-snapshot.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, or another process is at work;
 3 nothing is lost, but something waits here: the message says what, and what to type.
@@ -19,29 +27,51 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, or another process
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import logging
 import os
-import signal
-import sys
+import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from types import FrameType
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from ingestion.arguments import count, seconds
-from ingestion.carts.changes import GATE_POLLS, Change
-from ingestion.carts.outbox import DamagedBatchError, Delivery, EventFolder, Obstacle, Send, Sending
-from ingestion.carts.poller import Ask, Poller, PollResult, StateError
-from ingestion.carts.state import CorruptStateError
+from ingestion import command_line
+from ingestion.arguments import api_url, count, seconds
+from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
+from ingestion.carts.change_list import print_changes
+from ingestion.carts.changes import GATE_INTERVALS, GATE_POLLS
+from ingestion.carts.checkpoint import Binding
+from ingestion.carts.dead_letters import replay_dead_letters
+from ingestion.carts.destination import LOCAL_ONLY, topic_destination
+from ingestion.carts.event_batch import DamagedBatchError
+from ingestion.carts.opening import load
+from ingestion.carts.outbox import EventFolder
+from ingestion.carts.poller import Ask, Poller, PollResult, PollRules
+from ingestion.carts.publishing import PublishRound, PublishTotals, StopReason, acknowledge_all
+from ingestion.carts.recovery import MadeForAnotherError
+from ingestion.carts.replica import BUCKET_FOLDER, LeaseHeldError, LeaseLostError, Replica
+from ingestion.carts.state import CorruptStateError, StateError
+from ingestion.carts.state_file import StateFile, TouchedStateError
+from ingestion.carts.status import print_status, status_of
+from ingestion.carts.stop import Stop, StopRequested, handled_signals
+from ingestion.carts.summary import Summary
 from ingestion.durable_files import AnotherWriterError, single_writer
+from ingestion.exchange import FetchStopped
 from ingestion.json_array import BadAnswer
+from ingestion.logs import set_up_logging
+from ingestion.project import PROJECT_FOLDER
 from ingestion.settings import (
     DEFAULT_API_URL,
     ConfigurationError,
@@ -53,232 +83,222 @@ from ingestion.source import Answer, FetchFailed, fetch, open_session, public_ur
 
 log = logging.getLogger("near_realtime_ingestion_2")
 
-# a wait is cut into such pieces: no signal ends a longer one on Windows
-WAIT_SECONDS = 0.2
-
 CONNECT_SECONDS = 5.0
 SOURCE_SECONDS = 15.0
 PUBLISH_SECONDS = 15.0
-
-# command line that finishes what exit code 3 leaves behind
-ONCE = "python near_realtime_ingestion_2.py --once"
-
-
-class StopRequested(Exception):  # noqa: N818 - no error
-    """A signal came while the source was being asked again."""
-
-
-class Stop:
-    """Set by the first signal. Without a lock, because a signal may come while it would be held."""
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def __call__(self) -> bool:
-        """Tell whether the work is to end."""
-        return self._is_set
-
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """End the wait, or at the second signal the process: every step of it may be the last."""
-        if self._is_set:
-            os._exit(1)
-        self._is_set = True
-
-    def wait(self, seconds: float) -> None:
-        """Return after `seconds`, or soon after the first signal."""
-        end = time.monotonic() + seconds
-        while not self._is_set and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, WAIT_SECONDS))
-
-
-@dataclass
-class Summary:
-    """What a run did, and what it leaves behind: `held_deletions`, `waiting`; goes to stdout."""
-
-    polls: int = 0
-    failed_polls: int = 0
-    carts: int = 0
-    created: int = 0
-    modified: int = 0
-    deleted: int = 0
-    held_deletions: int = 0
-    quarantined: int = 0
-    published: int = 0
-    dead_lettered: int = 0
-    waiting: int = 0
-
-    def add_poll(self, result: PollResult) -> None:
-        """Count a poll that was believed; what is held or quarantined is so now."""
-        self.carts = result.carts
-        self.created += result.created
-        self.modified += result.modified
-        self.deleted += result.deleted
-        if result.changed:
-            self.held_deletions = result.held
-            self.quarantined = result.quarantined
-
-    def add_delivery(self, delivery: Delivery, waiting: int) -> None:
-        """Count a delivery."""
-        self.published += delivery.published
-        self.dead_lettered += delivery.refused
-        self.waiting = waiting
-
-    def exit_code(self, poll_failed: bool, obstacle: Obstacle | None) -> int:
-        """Return the exit code of a run that ends after this poll and this delivery."""
-        if poll_failed or obstacle is Obstacle.UNUSABLE:
-            return 1
-        if obstacle is Obstacle.UNREACHABLE or self.dead_lettered or self.held_deletions:
-            return 3
-        return 0
+LEASE_SECONDS = 60.0
+# an answer of a poll is held in memory until it is compared: 1.5 million carts
+ANSWER_BYTES = 256 << 20
 
 
 def run_polls(
     poller: Poller,
-    events: EventFolder,
-    send: Send,
+    publish_once: Callable[[], PublishTotals],
     stop: Stop,
     summary: Summary,
     *,
     interval: float,
     max_polls: int | None,
 ) -> int:
-    """Poll and deliver until told to stop, from start to start `interval` seconds apart."""
+    """Poll and publish until told to stop, from start to start `interval` seconds apart."""
     while True:
         started = time.monotonic()
-        result = poll_once(poller, events, stop, summary)
-        delivery = deliver_once(events.deliver, events, send, summary)
+        try:
+            result = poll_once(poller, stop, summary)
+            totals = publish_once()
+        except (LeaseHeldError, LeaseLostError) as error:
+            # terraform/log_metrics.tf counts the lines that begin so
+            is_fenced = isinstance(error, LeaseLostError)
+            log.log(
+                logging.WARNING if is_fenced else logging.INFO,
+                "%s poll=%d: %s, and does what is to be done",
+                "fenced" if is_fenced else "stood back",
+                summary.polls,
+                error,
+            )
+            if stop() or summary.polls == max_polls:
+                return 0
+            stop.wait(started + interval - time.monotonic())
+            continue
         if result or not stop():
-            log_poll(summary, result, delivery, time.monotonic() - started)
+            summary.log_poll(result, totals.published, time.monotonic() - started)
         # a source that is down is no reason to call a run failed that was told to stop
         poll_failed = result is None and not stop()
-        if stop() or summary.polls == max_polls or delivery.obstacle is Obstacle.UNUSABLE:
-            return summary.exit_code(poll_failed, delivery.obstacle)
+        if stop() or summary.polls == max_polls or totals.stopped_by is StopReason.UNUSABLE:
+            return summary.exit_code(poll_failed, totals.stopped_by)
         stop.wait(started + interval - time.monotonic())
         if stop():
-            return summary.exit_code(False, delivery.obstacle)
+            return summary.exit_code(False, totals.stopped_by)
 
 
-def poll_once(
-    poller: Poller, events: EventFolder, stop: Stop, summary: Summary
-) -> PollResult | None:
+def poll_once(poller: Poller, stop: Stop, summary: Summary) -> PollResult | None:
     """Poll; None where the source gave nothing to believe, or was not waited for any longer."""
     summary.polls += 1
     try:
-        result = poller.poll(events)
+        result = poller.poll()
     except StopRequested:
         return None
     except (FetchFailed, BadAnswer) as error:
         summary.failed_polls += 1
-        log.error("%s The poll was refused, the state is as it was.", error)
+        poll = {"poll": summary.polls}
+        log.error("%s The poll was refused, the state is as it was.", error, extra=poll)
+        return None
+    except BucketUnreachableError as error:
+        summary.failed_polls += 1
+        log.error(
+            "%s: nothing is lost, and the next poll finds out what was done.",
+            error,
+            extra={"poll": summary.polls},
+        )
         return None
     summary.add_poll(result)
-    if result.held:
-        log.warning(
-            "held=%d: so many carts are missing at once that their deletion waits in %s until "
-            "%d polls in a row agree, or for '%s --accept-deletes'",
-            result.held,
-            poller.state_file,
-            GATE_POLLS,
-            ONCE,
-        )
     return result
 
 
-def log_poll(
-    summary: Summary, result: PollResult | None, delivery: Delivery, seconds: float
-) -> None:
-    """Write the one line of a poll."""
-    shown = result or PollResult(changed=False, carts=summary.carts)
-    log.info(
-        "%s poll=%d carts=%d created=%d modified=%d deleted=%d held=%d quarantined=%d "
-        "published=%d waiting=%d seconds=%.3f",
-        "polled" if result else "failed",
-        summary.polls,
-        shown.carts,
-        shown.created,
-        shown.modified,
-        shown.deleted,
-        summary.held_deletions,
-        summary.quarantined,
-        delivery.published,
-        summary.waiting,
-        seconds,
+def publish(
+    publish_all: Callable[[PublishRound, Replica], PublishTotals],
+    publish_round: PublishRound,
+    events: EventFolder,
+    replica: Replica,
+    summary: Summary,
+) -> PublishTotals:
+    """Publish the outbox or the dead letters, and say what stopped it; return the totals."""
+    try:
+        totals = publish_all(publish_round, replica)
+    except BucketUnreachableError as error:
+        totals = PublishTotals(stopped_by=StopReason.UNREACHABLE, problem=str(error))
+    dead_letters = events.store.dead_letter_count()
+    summary.add_published(totals, events.outbox.waiting(), dead_letters)
+    if totals.rejected:
+        log.error(
+            "dead_lettered=%d: Pub/Sub rejected these events, the reasons stand in %s",
+            totals.rejected,
+            events.store.dead_letters,
+        )
+    if totals.stopped_by:
+        level = logging.INFO if totals.stopped_by is StopReason.STOPPED else logging.ERROR
+        log.log(level, "%s; waiting=%d: nothing is lost", totals.problem, summary.waiting)
+    return totals
+
+
+def log_what_waits(summary: Summary, args: argparse.Namespace) -> None:
+    """Say what waits, where it lies, and what to type: exit code 3 is never silent."""
+    if summary.held_deletions:
+        log.warning(
+            "held=%d: so many carts are missing at once that their deletion waits in %s until "
+            "%d polls in a row, which span %d poll intervals, agree, or for '%s'",
+            summary.held_deletions,
+            folder_of(args, "state"),
+            GATE_POLLS,
+            GATE_INTERVALS,
+            command(args, "--once", "--accept-deletes"),
+        )
+    if summary.waiting:
+        log.warning(
+            "waiting=%d: nothing is lost, the events wait in %s and leave with the next poll or "
+            "'%s'",
+            summary.waiting,
+            folder_of(args, "outbox"),
+            command(args, "--once"),
+        )
+    if summary.dead_letters:
+        log.warning(
+            "dead_letters=%d: Pub/Sub rejected these events, the reasons stand in %s; '%s' "
+            "publishes them again",
+            summary.dead_letters,
+            folder_of(args, "dead_letter"),
+            command(args, "--replay-dead-letters"),
+        )
+
+
+def folder_of(args: argparse.Namespace, name: str) -> str:
+    """Return where the state, or a folder of the events, lies for good."""
+    if args.state_bucket:
+        return f"gs://{args.state_bucket}/{BUCKET_FOLDER}{name}"
+    return str(args.state_file if name == "state" else args.events_dir / name)
+
+
+def command(args: argparse.Namespace, *flags: str) -> str:
+    """Return a command line that works on the same state, events and destination as this one."""
+    defaults = build_parser().parse_args([])
+    words = ["python", "near_realtime_ingestion_2.py", *flags]
+    for name in ("project_id", "topic", "api_url", "state_bucket", "state_file", "events_dir"):
+        value = getattr(args, name)
+        if value != getattr(defaults, name):
+            shown = public_url(value) if name == "api_url" else str(value)
+            words += ["--" + name.replace("_", "-"), shown]
+    if args.local_only:
+        words.append("--local-only")
+    return shlex.join(words)
+
+
+def make_binding(args: argparse.Namespace, url: str) -> Binding:
+    """Return what state and events folder are made for; who only looks goes nowhere."""
+    if args.local_only:
+        destination = LOCAL_ONLY
+    elif args.dry_run or args.status:
+        destination = ""
+    else:
+        project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
+        destination = topic_destination(project_id, args.topic)
+    if args.state_bucket:
+        # whichever folders the working copy lies in
+        state_file = f"gs://{args.state_bucket}/{BUCKET_FOLDER}"
+        return Binding(source=public_url(url), destination=destination, state_file=state_file)
+    try:
+        state_file = os.path.relpath(args.state_file, args.events_dir)
+    except ValueError:  # another drive, on Windows
+        state_file = str(args.state_file)
+    state_file = Path(state_file).as_posix()
+    return Binding(source=public_url(url), destination=destination, state_file=state_file)
+
+
+def open_replica(args: argparse.Namespace, binding: Binding, stop: Stop) -> Replica:
+    """Return where state and events live besides this disk."""
+    if not args.state_bucket:
+        return Replica()
+    from ingestion.carts.bucket_replica import open_bucket
+
+    project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
+    # between two polls of a loop the head is kept
+    lease_seconds = args.lease_seconds + (0 if args.once else args.poll_interval)
+    return open_bucket(
+        project_id,
+        args.state_bucket,
+        args.state_file,
+        args.events_dir,
+        binding,
+        lease_seconds,
+        stop.seconds_left,
     )
 
 
-def deliver_once(
-    deliver: Callable[[Send], Delivery], events: EventFolder, send: Send, summary: Summary
-) -> Delivery:
-    """Deliver the outbox or the dead letters, and say what waits; return it."""
-    delivery = deliver(send)
-    summary.add_delivery(delivery, events.waiting())
-    if delivery.refused:
-        log.error(
-            "dead_lettered=%d: Pub/Sub refused these events, the reasons stand in %s; "
-            "'python near_realtime_ingestion_2.py --replay-dead-letters' sends them again",
-            delivery.refused,
-            events.dead_letters,
-        )
-    if delivery.obstacle:
-        level = logging.INFO if delivery.obstacle is Obstacle.STOPPED else logging.ERROR
-        log.log(
-            level,
-            "%s; waiting=%d: nothing is lost, the events wait in %s and leave with the next poll "
-            "or '%s'",
-            delivery.problem,
-            summary.waiting,
-            events.outbox,
-            ONCE,
-        )
-    return delivery
-
-
-def show_changes(changes: Sequence[Change]) -> None:
-    """Print changes as a table on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("change", "cart", "user", "date", "products", title=f"changes: {len(changes)}")
-    for change in changes:
-        kind = change.type.rpartition("_")[2]
-        for label, cart in (("before", change.before), ("after", change.after)):
-            if cart:
-                lines = ", ".join(f"{line.quantity} x {line.product_id}" for line in cart.products)
-                name = f"{kind} ({label})" if change.before and change.after else kind
-                table.add_row(name, str(cart.id), str(cart.user_id), cart.date, lines)
-    # where there is no terminal to fit into, nothing is cut
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def send_nowhere(events: Sequence[bytes]) -> Sending:
-    """Stand in for Pub/Sub with --local-only: all events leave, for the event store alone."""
-    return Sending(events)
-
-
-def open_sender(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> Send:
-    """Return what sends events; Google's libraries are imported only where they are needed."""
+def open_publisher(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> PublishRound:
+    """Return what publishes a round; Google's libraries are imported only where they are needed."""
     if args.local_only:
-        return send_nowhere
-    project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
+        return acknowledge_all
     from ingestion.carts.publisher import PubSubPublisher
 
-    return stack.enter_context(
-        PubSubPublisher(project_id, args.topic, stop, args.publish_timeout)
-    ).send
+    publisher = PubSubPublisher(args.project_id, args.topic, stop, args.publish_timeout)
+    return stack.enter_context(publisher).publish
 
 
 def make_ask(args: argparse.Namespace, url: str, stop: Stop) -> Ask:
-    """Return what asks the source for its carts, and stops asking again once it is to stop."""
+    """Return what asks the source for its carts, and lets go of it once it is to stop."""
     session = open_session()
-
-    def pause(seconds: float) -> None:
-        stop.wait(seconds)
-        if stop():
-            raise StopRequested
 
     def ask(read: Callable[[Answer], Any], etag: str | None) -> Any:
         timeout = (CONNECT_SECONDS, args.source_timeout)
-        return fetch(session, url, read, etag=etag, timeout=timeout, sleep=pause)
+        options: dict[str, Any] = {
+            "etag": etag,
+            "timeout": timeout,
+            "max_bytes": ANSWER_BYTES,
+            "stopped": stop,
+        }
+        try:
+            return fetch(session, url, read, **options)
+        except FetchStopped:
+            raise StopRequested from None
 
     return ask
 
@@ -286,39 +306,51 @@ def make_ask(args: argparse.Namespace, url: str, stop: Stop) -> Ask:
 def run(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> int:
     """Do what the command line asks for; print its result on stdout and return the exit code."""
     url = f"{args.api_url.rstrip('/')}/carts"
-    make_poller = partial(
-        Poller,
-        args.state_file,
-        public_url(url),
-        make_ask(args, url, stop),
-        accept_deletes=args.accept_deletes,
-    )
+    if args.state_bucket and (args.dry_run or args.status):
+        # to look is no reason to touch the working copy of a poller
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        args.state_file, args.events_dir = folder / "state.json", folder / "events"
+    binding = make_binding(args, url)
+    replica = open_replica(args, binding, stop)
+    state = StateFile(args.state_file, replica)
+    events = EventFolder(args.events_dir, lambda: datetime.now(UTC))
+    rules = PollRules(args.poll_interval, args.accept_deletes, args.new_snapshot)
+    poller = Poller(state, events, binding, make_ask(args, url, stop), rules, replica)
+    if args.status:
+        status = status_of(replica, state, events)
+        print_status(status, as_json=args.json)
+        return status.exit_code()
     if args.dry_run:
-        poller = make_poller()
-        heard = poller.hear()
-        show_changes(poller.compare(heard.reading, heard.index).changes if heard.reading else [])
+        replica.look()
+        print_changes(*poller.preview(), as_json=args.json)
         return 0
     # the outbox outlives a lost state, so another state does not make it another outbox
     stack.enter_context(single_writer(args.state_file))
     stack.enter_context(single_writer(args.events_dir / "outbox"))
-    send = open_sender(args, stop, stack)
-    events = EventFolder(args.events_dir, lambda: datetime.now(UTC))
+    stack.callback(replica.release)
+    publish_round = open_publisher(args, stop, stack)
     summary = Summary()
     if args.replay_dead_letters:
-        delivery = deliver_once(events.replay_dead_letters, events, send, summary)
-        code = summary.exit_code(False, delivery.obstacle)
+        replica.begin_poll()
+        load(state, events, binding)
+        totals = publish(
+            lambda *how: replay_dead_letters(events.store, *how),
+            publish_round,
+            events,
+            replica,
+            summary,
+        )
+        code = summary.exit_code(False, totals.stopped_by)
     else:
-        poller = make_poller()
-        poller.recover(events)
         code = run_polls(
             poller,
-            events,
-            send,
+            lambda: publish(events.outbox.publish, publish_round, events, replica, summary),
             stop,
             summary,
             interval=args.poll_interval,
             max_polls=1 if args.once else args.max_polls,
         )
+    log_what_waits(summary, args)
     result = asdict(summary)
     print(json.dumps(result) if args.json else " ".join(f"{k}={v}" for k, v in result.items()))
     return code
@@ -338,6 +370,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--topic", default="carts-events", help="Pub/Sub topic (default: %(default)s)")
     add(
         "--api-url",
+        type=api_url,
         default=setting("FAKE_STORE_API_URL") or DEFAULT_API_URL,
         help=f"the API's address (default: $FAKE_STORE_API_URL, else {DEFAULT_API_URL})",
     )
@@ -354,22 +387,49 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--state-file",
         type=Path,
-        default=Path("state/carts_state.json"),
+        # a relative one in the environment is relative to the project, as all in .env
+        default=PROJECT_FOLDER / (setting("STATE_FILE") or "state/carts_state.json"),
         metavar="FILE",
-        help="the last snapshot (default: %(default)s)",
+        help="the last snapshot (default: $STATE_FILE, else %(default)s)",
     )
     add(
         "--events-dir",
         type=Path,
-        default=Path("events"),
+        default=PROJECT_FOLDER / (setting("EVENTS_DIR") or "events"),
         metavar="DIR",
-        help="outbox, event store, dead letters, quarantine (default: %(default)s)",
+        help="outbox, event store, dead letters, quarantine (default: $EVENTS_DIR, else "
+        "%(default)s)",
+    )
+    add(
+        "--state-bucket",
+        metavar="NAME",
+        help="keep state and events in this bucket; the files here are a working copy (default: "
+        "$STATE_BUCKET_NAME, but not with --local-only, --state-file or --events-dir)",
+    )
+    add(
+        "--lease-seconds",
+        type=seconds,
+        default=LEASE_SECONDS,
+        metavar="SECONDS",
+        help="of silence before another process takes the state bucket over (default: "
+        "%(default)g; a loop adds --poll-interval)",
+    )
+    add(
+        "--status",
+        action="store_true",
+        help="show source, destination, what waits and who is at work, and do not poll",
     )
     add("--dry-run", action="store_true", help="show the changes as a table and write nothing")
     add(
+        "--new-snapshot",
+        action="store_true",
+        help="begin anew: set the state aside and publish a snapshot of all carts, which "
+        "supersedes what was published before; also for another API or destination",
+    )
+    add(
         "--replay-dead-letters",
         action="store_true",
-        help="send the dead letters again, in order, and do not poll",
+        help="publish the dead letters again, in order, and do not poll",
     )
     add(
         "--accept-deletes",
@@ -390,24 +450,48 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="to keep trying before Pub/Sub counts as unreachable (default: %(default)g)",
     )
-    add("--json", action="store_true", help="print the summary as JSON")
+    add("--json", action="store_true", help="print the summary, or the changes, as JSON")
+    add(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
     return parser
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the arguments, their places resolved; exit code 2 where two exclude each other."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.replay_dead_letters:
+        for name in ("local_only", "dry_run", "new_snapshot"):
+            if getattr(args, name):
+                flag = name.replace("_", "-")
+                parser.error(f"--replay-dead-letters publishes, and does not go with --{flag}")
+    if args.local_only and args.state_bucket:
+        parser.error("--local-only keeps everything here, and does not go with --state-bucket")
+    # a place that the command line names wins over a bucket that the environment names
+    places = ("state_file", "events_dir")
+    is_named = any(getattr(args, name) != parser.get_default(name) for name in places)
+    if not (args.local_only or is_named):
+        args.state_bucket = args.state_bucket or setting("STATE_BUCKET_NAME")
+    # a link stays a link, and the lock lies beside what it leads to
+    args.state_file = Path(os.path.realpath(args.state_file))
+    args.events_dir = Path(os.path.realpath(args.events_dir))
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage and return its exit code."""
     load_environment()
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.local_only and args.replay_dead_letters:
-        parser.error("--replay-dead-letters sends to Pub/Sub: it does not go with --local-only")
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    args = parse_arguments(argv)
+    set_up_logging(as_json=args.log_json)
     stop = Stop()
     with handled_signals(stop), ExitStack() as stack:
         try:
             return run(args, stop, stack)
+        except StopRequested:
+            return 0
         except AnotherWriterError as error:
             log.error(
                 "%s on %s or %s: stop it first, or give this one a --state-file and an "
@@ -417,18 +501,43 @@ def main(argv: list[str] | None = None) -> int:
                 args.events_dir,
             )
             return 2
+        except MadeForAnotherError as error:
+            log.error(
+                "%s: give this run a --state-file and an --events-dir of its own, or begin a new "
+                "snapshot here with '%s'.",
+                error,
+                command(args, "--once", "--new-snapshot"),
+            )
+            return 2
         except ConfigurationError as error:
             log.error("%s", error)
             return 2
-        except DamagedBatchError as error:
+        except StateError as error:
             log.error(
-                "%s, and the state counts on the missing ones. Move it and %s away: the next run "
-                "takes a new snapshot of all carts, which makes up for them.",
+                "%s '%s' publishes what waits and a new snapshot of all carts, which supersedes "
+                "what was published before.",
                 error,
-                args.state_file,
+                command(args, "--once", "--new-snapshot"),
             )
             return 1
-        except (FetchFailed, BadAnswer, StateError, CorruptStateError) as error:
+        except DamagedBatchError as error:
+            log.error(
+                "%s, and the state counts on the missing ones. Move it away and type '%s': the new "
+                "snapshot of all carts makes up for them.",
+                error,
+                command(args, "--once", "--new-snapshot"),
+            )
+            return 1
+        except (LeaseHeldError, LeaseLostError) as error:
+            log.error("%s: nothing was done. Run again when that one has ended.", error)
+            return 1
+        except BucketUnreachableError as error:
+            log.error("%s: nothing is lost. Run again when it can be.", error)
+            return 1
+        except BucketRefusedError as error:
+            log.error("%s", error)
+            return 1
+        except (FetchFailed, BadAnswer, TouchedStateError, CorruptStateError) as error:
             log.error("%s", error)
             return 1
         except OSError as error:
@@ -438,23 +547,7 @@ def main(argv: list[str] | None = None) -> int:
                 error,
             )
             return 1
-        except StopRequested:
-            return 0
-
-
-@contextmanager
-def handled_signals(stop: Stop) -> Iterator[None]:
-    """Let SIGINT and SIGTERM, and Ctrl-Break on Windows, end the work in hand."""
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform == "win32":
-        numbers.append(signal.SIGBREAK)
-    before = {number: signal.signal(number, stop.on_signal) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -12,12 +12,18 @@ Exit codes: 0 done; 1 failed, and the message says what to do; 2 wrong usage or 
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C while the rest is imported ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import json
 import logging
 import re
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -34,6 +40,8 @@ from google.api_core.exceptions import (
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
+from ingestion import command_line
+from ingestion.logs import set_up_logging
 from ingestion.settings import ConfigurationError, credentials, load_environment, require, setting
 
 if TYPE_CHECKING:
@@ -52,6 +60,16 @@ APIS = (
     "serviceusage.googleapis.com",
     "storage.googleapis.com",
     "sts.googleapis.com",  # keyless: Workload Identity Federation
+)
+# what Terraform's `image` needs on top of them
+UNATTENDED_APIS = (
+    "artifactregistry.googleapis.com",
+    "billingbudgets.googleapis.com",
+    "cloudscheduler.googleapis.com",
+    "logging.googleapis.com",
+    "run.googleapis.com",
+    "workflowexecutions.googleapis.com",
+    "workflows.googleapis.com",
 )
 PUBSUB = "pubsub.googleapis.com"
 DEFAULT_ENDPOINT = "https://serviceusage.googleapis.com"
@@ -152,7 +170,7 @@ def explain(error: Exception, project_id: str) -> str:
     return f"The Service Usage API refused the request: {message}"
 
 
-def report(result: Result) -> str:
+def result_lines(result: Result) -> str:
     """Return one line per API, in alphabetical order, and one for the service agent."""
     outcome = dict.fromkeys(result.already_on, "already on")
     outcome |= dict.fromkeys(result.switched_on, "switched on")
@@ -163,7 +181,7 @@ def report(result: Result) -> str:
     return "\n".join(lines)
 
 
-def connect(endpoint: str, project_id: str) -> Access:
+def authenticate(endpoint: str, project_id: str) -> Access:
     """Find credentials; a server on this machine is asked anonymously."""
     from google.auth.credentials import AnonymousCredentials, CredentialsWithQuotaProject
 
@@ -193,12 +211,12 @@ def call_options() -> dict[str, Any]:
     return {"retry": retry, "timeout": CALL_TIMEOUT_SECONDS}
 
 
-def apis_that_are_on(client: ServiceUsageClient, project_id: str) -> set[str]:
-    """Return those of APIS that are enabled in the project."""
+def apis_that_are_on(client: ServiceUsageClient, project_id: str, apis: Sequence[str]) -> set[str]:
+    """Return those of `apis` that are enabled in the project."""
     from google.cloud.service_usage_v1 import State
 
     parent = f"projects/{project_id}"
-    request = {"parent": parent, "names": [f"{parent}/services/{api}" for api in APIS]}
+    request = {"parent": parent, "names": [f"{parent}/services/{api}" for api in apis]}
     answer = client.batch_get_services(request=request, **call_options())
     # a service's name begins with the project's number, whichever way it was asked for
     on = {service.name for service in answer.services if service.state == State.ENABLED}
@@ -262,12 +280,12 @@ def make_pubsub_agent(access: Access, project_id: str) -> str:
     return str(operation["response"]["email"])
 
 
-def start_apis(access: Access, project_id: str, dry_run: bool) -> Result:
+def start_apis(access: Access, project_id: str, apis: Sequence[str], dry_run: bool) -> Result:
     """Enable what is off, unless `dry_run`, and return what was found and done."""
     client = service_usage_client(access)
-    on = apis_that_are_on(client, project_id)
-    already_on = [api for api in APIS if api in on]
-    off = [api for api in APIS if api not in on]
+    on = apis_that_are_on(client, project_id, apis)
+    already_on = [api for api in apis if api in on]
+    off = [api for api in apis if api not in on]
     if dry_run:
         return Result(project_id, already_on, [], off, None)
     if off:
@@ -291,7 +309,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what is on and what would be switched on"
     )
+    parser.add_argument(
+        "--unattended",
+        action="store_true",
+        help="also the APIs of what Terraform makes with `image`: Cloud Run and its clocks",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
     return parser
 
 
@@ -299,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the stage and return its exit code."""
     load_environment()
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    set_up_logging(as_json=args.log_json)
     # its warnings repeat, per attempt, what the last sentence says once
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     endpoint = setting("SERVICE_USAGE_ENDPOINT") or DEFAULT_ENDPOINT
@@ -309,8 +337,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         project_id = check_project_id(require(args.project_id, "GCP_PROJECT_ID", "--project-id"))
-        access = connect(endpoint.rstrip("/"), project_id)
-        result = start_apis(access, project_id, args.dry_run)
+        access = authenticate(endpoint.rstrip("/"), project_id)
+        apis = APIS + UNATTENDED_APIS if args.unattended else APIS
+        result = start_apis(access, project_id, apis, args.dry_run)
     except ConfigurationError as error:
         log.error("%s", error)
         return 2
@@ -320,9 +349,9 @@ def main(argv: list[str] | None = None) -> int:
     except (GoogleAPICallError, RetryError, GoogleAuthError, requests.RequestException) as error:
         log.error("%s", explain(error, project_id))
         return 1
-    print(json.dumps(asdict(result)) if args.json else report(result))
+    print(json.dumps(asdict(result)) if args.json else result_lines(result))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

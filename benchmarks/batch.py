@@ -5,6 +5,7 @@ does it, start included, in rounds in which the contenders take turns; medians. 
 through Cloud Storage and BigQuery on the local GCP.
 
     batch_ingestion   checked record by record, with envelope, to NDJSON
+    splitter          the array cut into lines, unchecked: the least that there is to do
     naive             requests.get().json(), json.dumps of each record, to NDJSON
     naive, gzip       the same to NDJSON compressed by Python's gzip, as dlt writes it
     dlt               rest_api source to filesystem, jsonl.gz; installed for this run only
@@ -29,6 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import reference_splitter
 from ingestion.project import PROJECT_FOLDER
 
 DLT = "dlt[filesystem]==1.31.0"
@@ -36,7 +38,9 @@ MEGABYTE = 1_000_000
 
 # at least so many times less CPU than dlt and the naive script with gzip
 MARKS = {100_000: (12.0, 5.0), 1_000_000: (25.0, 8.0)}
-MEMORY_MARK_MEGABYTES = 150
+# and at most so many times the CPU of the splitter
+SPLITTER_MARKS = {1_000_000: 1.8}
+MEMORY_MARK_MEGABYTES = 60
 MEMORY_MARK_GROWTH = 1.2
 # dlt takes minutes for so many, and gigabytes
 MEASURED_ONCE = 1_000_000
@@ -187,6 +191,9 @@ def contenders(dlt_python: str | None) -> dict[str, Callable[[str, Path], Cost]]
         script = [sys.executable, "batch_ingestion.py", "--local-only", "--entities", "products"]
         return measure([*script, *where])
 
+    def splitter(url: str, folder: Path) -> Cost:
+        return measure([sys.executable, "-m", "benchmarks.batch", "--splitter", url, str(folder)])
+
     def naive(url: str, folder: Path) -> Cost:
         return measure([sys.executable, "-m", "benchmarks.batch", "--naive", url, str(folder)])
 
@@ -194,7 +201,8 @@ def contenders(dlt_python: str | None) -> dict[str, Callable[[str, Path], Cost]]
         return measure([sys.executable, "-m", "benchmarks.batch", "--naive-gzip", url, str(folder)])
 
     found: dict[str, Callable[[str, Path], Cost]]
-    found = {"batch_ingestion": ours, "naive": naive, "naive, gzip": naive_gzip}
+    found = {"batch_ingestion": ours, "splitter": splitter}
+    found |= {"naive": naive, "naive, gzip": naive_gzip}
     if dlt_python:
         quiet = {"RUNTIME__DLTHUB_TELEMETRY": "false"}
         command = [dlt_python, "-c", DLT_SCRIPT]
@@ -240,12 +248,16 @@ def print_marks(measured: dict[int, dict[str, Cost]]) -> bool:
     verdicts = []
     for count, costs in measured.items():
         best = costs["batch_ingestion"]
-        for name, mark in zip(("dlt", "naive, gzip"), MARKS.get(count, ()), strict=False):
+        for name, times_mark in zip(("dlt", "naive, gzip"), MARKS.get(count, ()), strict=False):
             if name in costs:
                 ratio = costs[name].cpu_seconds / best.cpu_seconds
                 verdicts.append(
-                    (ratio >= mark, f"{count:,}: {ratio:.1f}x {name}, mark {mark:.0f}x")
+                    (ratio >= times_mark, f"{count:,}: {ratio:.1f}x {name}, mark {times_mark:.0f}x")
                 )
+        times = best.cpu_seconds / costs["splitter"].cpu_seconds
+        if mark := SPLITTER_MARKS.get(count):
+            text = f"{count:,}: {times:.2f}x the splitter's CPU, mark {mark:.1f}x"
+            verdicts.append((times <= mark, text))
         peak = best.peak_megabytes
         verdicts.append(
             (
@@ -297,6 +309,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--without-dlt", action="store_true")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--splitter", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--naive", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--naive-gzip", nargs=2, help=argparse.SUPPRESS)
     return parser
@@ -307,6 +320,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.serve:
         serve(args.serve)
+    elif args.splitter:
+        url, folder = args.splitter
+        reference_splitter.run(f"{url}/products", Path(folder))
     elif args.naive or args.naive_gzip:
         url, folder = args.naive or args.naive_gzip
         run_naive(url, Path(folder), compressed=bool(args.naive_gzip))

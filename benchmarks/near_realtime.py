@@ -5,7 +5,8 @@
 A changed poll is what `Poller` does with an answer that has already been received: load the
 state, parse, compare, events durable, state durable; 1 % of the carts are changed. Its mark is
 the CPU time of one `orjson.loads` of the same answer, measured in turn with it. Each measurement
-is a process of its own, so that its peak memory is its own; the figures are medians. Publishing
+is a process of its own, so that its peak memory is its own; the figures are medians. Polls of a
+state in a bucket are measured from a fresh disk on fake-gcs-server, with all they do. Publishing
 is compared with Google's batching client with ordering keys, on the emulator that
 PUBSUB_EMULATOR_HOST names, or on Google's own where Java and the emulator are found.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import resource
@@ -24,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,21 +89,80 @@ def measured(work: Callable[[], Any]) -> Figures:
 
 def poll(folder: Path, body: Path | None, *, is_loaded: bool, etag: str | None) -> Figures:
     """Poll with an answer that has been received; with `is_loaded`, the loading is not measured."""
+    from ingestion.carts.checkpoint import Binding
     from ingestion.carts.outbox import EventFolder
-    from ingestion.carts.poller import Poller
+    from ingestion.carts.poller import Poller, PollRules
+    from ingestion.carts.replica import Replica
+    from ingestion.carts.state_file import StateFile
 
     answer = ReceivedAnswer(body, etag)
+
+    events = EventFolder(folder / "events", lambda: datetime.now(UTC))
+    binding = Binding(
+        source="http://bench/carts", destination="local only", state_file="../state.json"
+    )
 
     def open_poller() -> Poller:
         # the bench hands over what has been received; the real `ask` fetches it
         def ask(read: Callable[[Any], Any], _etag: str | None) -> Any:
             return read(answer)
 
-        return Poller(folder / "state.json", "http://bench/carts", ask, accept_deletes=False)
+        state = StateFile(folder / "state.json")
+        return Poller(state, events, binding, ask, PollRules(), Replica())
 
+    if not is_loaded:
+        return measured(lambda: open_poller().poll())
+    poller = open_poller()
+    poller.open()
+    return measured(poller.poll)
+
+
+def poll_in_bucket(folder: Path, body: Path | None, bucket_name: str) -> Figures:
+    """Poll and publish from a fresh disk and process, all in all: calls of the bucket, and CPU."""
+    import requests
+
+    from ingestion.carts.bucket_replica import open_bucket
+    from ingestion.carts.checkpoint import Binding
+    from ingestion.carts.outbox import EventFolder
+    from ingestion.carts.poller import Poller, PollRules
+    from ingestion.carts.publishing import acknowledge_all
+    from ingestion.carts.state_file import StateFile
+
+    calls = 0
+    send = requests.Session.send
+
+    def counting_send(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return send(*arguments, **options)
+
+    requests.Session.send = counting_send  # type: ignore[method-assign]
+    answer = ReceivedAnswer(body, 'W/"1"')
     events = EventFolder(folder / "events", lambda: datetime.now(UTC))
-    poller = open_poller() if is_loaded else None
-    return measured(lambda: (poller or open_poller()).poll(events))
+    place = {"source": "http://bench/carts", "destination": "bench", "state_file": bucket_name}
+    state_file = folder / "state.json"
+    replica = open_bucket(
+        PROJECT,
+        bucket_name,
+        state_file,
+        folder / "events",
+        Binding(**place),
+        600.0,
+        lambda: math.inf,
+    )
+
+    def ask(read: Callable[[Any], Any], _etag: str | None) -> Any:
+        return read(answer)
+
+    state = StateFile(state_file, replica)
+    poller = Poller(state, events, Binding(**place), ask, PollRules(), replica)
+
+    def work() -> None:
+        poller.poll()
+        events.outbox.publish(acknowledge_all, replica)
+        replica.release()
+
+    return {**measured(work), "process_cpu_seconds": cpu_seconds(), "calls": calls}
 
 
 def load_with_orjson(body: Path) -> Figures:
@@ -129,14 +190,14 @@ def publish(events: int, how: str) -> Figures:
 
 def publish_ours(documents: list[bytes]) -> None:
     """Publish as the stage does."""
-    from ingestion.carts.outbox import ROUND_EVENTS
     from ingestion.carts.publisher import PubSubPublisher
+    from ingestion.carts.publishing import ROUND_EVENTS
 
     with PubSubPublisher(PROJECT, TOPIC, lambda: False, 30) as publisher:
         for start in range(0, len(documents), ROUND_EVENTS):
-            sending = publisher.send(documents[start : start + ROUND_EVENTS])
-            if sending.obstacle or sending.refused:
-                raise SystemExit(f"could not publish: {sending.problem}")
+            result = publisher.publish(documents[start : start + ROUND_EVENTS])
+            if result.stopped_by or result.rejected:
+                raise SystemExit(f"could not publish: {result.problem}")
 
 
 def publish_batching(documents: list[bytes]) -> None:
@@ -213,7 +274,8 @@ def bench_polls(carts: int, rounds: int) -> None:
         shutil.copy(folder / "state.json", kept)
         samples: dict[str, list[Figures]] = {}
         for _ in range(rounds):
-            shutil.rmtree(folder / "events")
+            for batch in (folder / "events" / "outbox").glob("*.0000000002.jsonl"):
+                batch.unlink()
             shutil.copy(kept, folder / "state.json")
             for what, arguments in {
                 "orjson.loads": ["orjson", str(after)],
@@ -230,10 +292,37 @@ def bench_polls(carts: int, rounds: int) -> None:
             report(what, figures, ratio_to_orjson=round(figures["cpu_seconds"] / mark, 4))
 
 
+def bench_bucket(carts: int, rounds: int) -> None:
+    """Measure polls of a state in a bucket, each from a fresh disk, and print what they cost."""
+    from local_gcp.resources import STATE_BUCKET_NAME
+    from local_gcp.servers import LocalGcp
+
+    samples: dict[str, list[Figures]] = {}
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name, ExitStack() as stack:
+        folder = Path(name)
+        storage = LocalGcp(folder / "gcp")
+        stack.callback(storage.__exit__)
+        storage.start("strict_gcs")
+        storage.start("gcs")
+        os.environ["STORAGE_EMULATOR_HOST"] = storage.environment["STORAGE_EMULATOR_HOST"]
+        before, after = write_answers(folder, carts)
+        polls: list[tuple[str, Path | None]] = [("cold start", before)]
+        for _ in range(rounds):
+            polls += [("changed poll", after), ("unchanged poll, 304", None)]
+            before, after = after, before
+        for number, (what, body) in enumerate(polls):
+            arguments = ["bucket", str(folder / f"{number}"), STATE_BUCKET_NAME, str(body or "")]
+            samples.setdefault(what, []).append(run_alone(*arguments))
+            shutil.rmtree(folder / f"{number}")
+    for what, measurements in samples.items():
+        report(f"bucket, {what}", median(measurements), carts=carts)
+
+
 @contextmanager
 def pubsub_emulator() -> Iterator[bool]:
     """Have an emulator at PUBSUB_EMULATOR_HOST, Google's if none is there; False where neither."""
-    from local_gcp.servers import choose_ports, find_jar
+    from local_gcp.commands import find_jar
+    from local_gcp.servers import choose_ports
 
     jar = find_jar()
     if os.environ.get("PUBSUB_EMULATOR_HOST") or jar is None:
@@ -279,6 +368,9 @@ def measure(what: str, *arguments: str) -> Figures:
         return load_with_orjson(Path(arguments[0]))
     if what == "publish":
         return publish(int(arguments[0]), arguments[1])
+    if what == "bucket":
+        body = Path(arguments[2]) if arguments[2] else None
+        return poll_in_bucket(Path(arguments[0]), body, arguments[1])
     if what == "304":
         return poll(Path(arguments[0]), None, is_loaded=True, etag='W/"1"')
     is_unchanged = what == "unchanged"
@@ -304,6 +396,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(measure(*args.measure)))
         return 0
     bench_polls(args.carts, args.rounds)
+    bench_bucket(args.carts, args.rounds)
     bench_publishing(args.events, args.rounds)
     return 0
 

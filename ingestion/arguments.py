@@ -1,9 +1,11 @@
-"""The numbers that a command line may give: one spelling of what is refused, for every script."""
+"""What a command line may give: one spelling of what is refused, for every script."""
 
 from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
+
+from ingestion.addresses import check_address
 
 # what the operating system's clocks and sockets take everywhere; about a year
 MAX_SECONDS = 31_536_000.0
@@ -29,3 +31,21 @@ def count(text: str) -> int:
     if number < 1:
         raise ArgumentTypeError(f"'{text}' is no whole number from 1")
     return number
+
+
+def api_url(text: str) -> str:
+    """Return the address of an API, to which paths can be added."""
+    try:
+        check_address(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!a} {error}") from None
+    if "?" in text or "#" in text:
+        raise ArgumentTypeError(f"'{text}' has a query or a fragment, and paths are added to it")
+    return text
+
+
+def user_agent(text: str) -> str:
+    """Return what can be sent as a User-Agent."""
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ArgumentTypeError(f"{text!a} is no line of printable ASCII")
+    return text

@@ -1,19 +1,22 @@
 """Files that survive a kill at any instruction, and the lock that leaves them to one process.
 
 A file is replaced whole (`.tmp`, fsync, rename) or grows by whole lines (append, fsync); a line
-that a kill has cut short is dropped by the next append and skipped by every reader.
+that a kill has cut short is dropped by the next append and skipped by every reader. A write that
+fails (a full disk) leaves no `.tmp` behind, and its OSError names the file.
 
 For the crash tests, FAILPOINT=<step> or FAILPOINT=<step>:<n> in the environment makes the
-process kill itself at the first or n-th passage of one of STEPS.
+process kill itself at the first or n-th passage of one of STEPS; it counts only beside
+FAILPOINTS_ARMED, which nothing but tests/conftest.py sets.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +30,9 @@ STEPS = (
     "batch-torn",
     "batch-written",
     "batch-replaced",
+    "checkpoint-torn",
+    "checkpoint-written",
+    "checkpoint-replaced",
     "state-torn",
     "state-written",
     "state-replaced",
@@ -47,6 +53,11 @@ STEPS = (
 # a process that has just got the lock needs a moment to write its pid beside it
 LOCK_SECONDS = 0.5
 
+# on Windows a file that somebody reads cannot be replaced; readers are quick
+HELD_FILE_SECONDS = 2.0 if os.name == "nt" else 0.0
+
+FAILPOINTS_ARMED = ("FAILPOINTS_ARMED", "this process may kill itself")
+
 _READ_BYTES = 1 << 16
 _passages: Counter[str] = Counter()
 
@@ -60,9 +71,10 @@ class AnotherWriterError(Exception):
 
 
 def failpoint(step: str, file: BinaryIO | None = None, block: bytes = b"") -> None:
-    """Kill this process if the environment's FAILPOINT names `step`, half of `block` written."""
-    armed, _, passage = os.environ.get("FAILPOINT", "").partition(":")
-    if armed != step:
+    """Kill this process if an armed FAILPOINT names `step`, half of `block` written."""
+    named, _, passage = os.environ.get("FAILPOINT", "").partition(":")
+    name, value = FAILPOINTS_ARMED
+    if named != step or os.environ.get(name) != value:
         return
     _passages[step] += 1
     if _passages[step] == int(passage or 1):
@@ -78,16 +90,22 @@ def replace_file(path: Path, blocks: Iterable[bytes], step: str, *, durable: boo
 
     `durable=False` leaves out the fsync, for a file whose loss in a power cut costs nothing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        for block in blocks:
-            failpoint(f"{step}-torn", file, block)
-            file.write(block)
-        if durable:
-            _fsync(file)
-    failpoint(f"{step}-written")
-    temporary.replace(path)
+    try:
+        with _naming(path), temporary.open("wb") as file:
+            for block in blocks:
+                failpoint(f"{step}-torn", file, block)
+                file.write(block)
+            if durable:
+                _fsync(file)
+        failpoint(f"{step}-written")
+        _rename(temporary, path)
+    except BaseException:
+        # a disk that is full would stay so
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     if durable:
         _fsync_folder(path.parent)
     failpoint(f"{step}-replaced")
@@ -96,8 +114,8 @@ def replace_file(path: Path, blocks: Iterable[bytes], step: str, *, durable: boo
 def append_lines(path: Path, lines: Iterable[bytes], step: str) -> None:
     """Append `lines`, given without their newlines, to `path`, and fsync it."""
     block = b"".join(line + b"\n" for line in lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    make_folder(path.parent)
+    with _naming(path), path.open("a+b") as file:
         _drop_torn_line(file)
         failpoint(f"{step}-torn", file, block)
         file.write(block)
@@ -106,9 +124,29 @@ def append_lines(path: Path, lines: Iterable[bytes], step: str) -> None:
     failpoint(f"{step}-appended")
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the complete lines of `path` without their newlines; a torn last line is left out."""
+def move_file(path: Path, target: Path) -> None:
+    """Rename a file within its folder, durably; what lay at `target` is replaced."""
+    _rename(path, target)
+    _fsync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, each durable in the one above it."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:  # as is the root of a drive that Windows has not
+        make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _fsync_folder(folder.parent)
+
+
+def read_lines(path: Path, start: int = 0) -> Iterator[bytes]:
+    """Yield the complete lines of `path` from byte `start` on, without their newlines.
+
+    A torn last line is left out.
+    """
     with path.open("rb") as file:
+        file.seek(start)
         for line in file:
             if line.endswith(b"\n"):
                 yield line[:-1]
@@ -121,7 +159,7 @@ def single_writer(path: Path) -> Iterator[None]:
     The lock is the operating system's and ends with the process, however that ends. The pid
     stands in a file beside it, because Windows lets nobody read a locked file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     pid_file = path.with_name(path.name + ".pid")
     lock = FileLock(f"{path}.lock")
     try:
@@ -155,6 +193,30 @@ def _drop_torn_line(file: BinaryIO) -> None:
         position = start
     if position < end:
         file.truncate(position)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an OSError that names no file, as that of a full disk, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _rename(path: Path, target: Path) -> None:
+    end = time.monotonic() + HELD_FILE_SECONDS
+    while True:
+        try:
+            path.replace(target)
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _fsync(file: BinaryIO) -> None:

@@ -10,9 +10,12 @@ from typing import Annotated, Any
 import msgspec
 
 from ingestion.json_array import BadAnswer
+from ingestion.json_defects import defect_of, may_have_defects
 
-# with more bad records than this the answer as a whole is not to be trusted
+# with more bad records than this share, and more than so many, the answer as a whole is not to be
+# trusted: of seven carts a single one is more than a tenth
 MAX_BAD_SHARE = 0.10
+MAX_BAD_RECORDS = 2
 
 # a record's id fits BigQuery's INT64; msgspec takes neither true nor 1.0 nor "1" for an integer
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -41,8 +44,8 @@ def check_records(
 ) -> Iterator[Window]:
     """Yield the windows of `split_records` with each record validated as `record_type`.
 
-    Whether the answer is data is known at its end only: an empty list, a key that stands twice
-    and more than MAX_BAD_SHARE bad records raise BadAnswer.
+    Whether the answer is data is known at its end only: an empty list, a key that stands in two
+    records and too many bad records raise BadAnswer.
     """
     decode_window = msgspec.json.Decoder(list[record_type]).decode  # type: ignore[valid-type]
     decode_record = msgspec.json.Decoder(record_type).decode
@@ -53,10 +56,12 @@ def check_records(
     for raws in windows:
         array = b"[%b]" % b",".join(raws)
         try:
-            array.decode()  # msgspec skips members that the type does not name unread
             window = Window(raws, decode_window(array), [])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            window = _check_one_by_one(raws, decode_record, position)
+            is_clean = not may_have_defects(raws, array, {key: len(raws)})
+        except (msgspec.DecodeError, RecursionError):
+            is_clean = False
+        if not is_clean:
+            window = _check_one_by_one(raws, decode_record, key, position)
         duplicate = seen.add(map(key_of, window.records))
         if duplicate is not None:
             raise BadAnswer(f"answered a list that holds {key} {duplicate} twice")
@@ -66,11 +71,16 @@ def check_records(
         yield window
     if not position:
         raise BadAnswer("answered an empty list")
-    if first_bad and bad_count > MAX_BAD_SHARE * position:
+    if first_bad and too_many_bad(bad_count, position):
         raise BadAnswer(
             f"answered {bad_count} bad records of {position}, the first at position "
             f"{first_bad.position}: {first_bad.reason}"
         )
+
+
+def too_many_bad(bad: int, records: int) -> bool:
+    """Tell whether so many bad records make an answer no data; without a good one it never is."""
+    return bad == records or (bad > MAX_BAD_RECORDS and bad > MAX_BAD_SHARE * records)
 
 
 class SeenIds:
@@ -101,17 +111,21 @@ class SeenIds:
 
 
 def _check_one_by_one(
-    raws: list[msgspec.Raw], decode_record: Callable[[bytes], Any], position: int
+    raws: list[msgspec.Raw],
+    decode_record: Callable[[bytes], Any],
+    key: str,
+    position: int,
 ) -> Window:
     good, records, bad = [], [], []
     for offset, raw in enumerate(raws):
         text = bytes(raw)
-        try:
-            text.decode()
-            records.append(decode_record(text))
-            good.append(raw)
-        except msgspec.ValidationError as error:
-            bad.append(BadRecord(position + offset, str(error), text))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            bad.append(BadRecord(position + offset, "text that is not valid Unicode", text))
+        reason = defect_of(text, {key})
+        if reason is None:
+            try:
+                records.append(decode_record(text))
+                good.append(raw)
+            except msgspec.ValidationError as error:
+                reason = str(error)
+        if reason is not None:
+            bad.append(BadRecord(position + offset, reason, text))
     return Window(good, records, bad)

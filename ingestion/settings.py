@@ -8,7 +8,9 @@ with `--local-only` starts without them.
 
 from __future__ import annotations
 
+import json
 import os
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 DEFAULT_KEY_FILE = PROJECT_FOLDER / "credentials" / "gcp-key.json"
 DEFAULT_API_URL = "https://fakestoreapi.com"
-DEFAULT_REGION = "europe-west9"
 # what stands in the committed .env until somebody edits it
 PLACEHOLDERS = frozenset({"your-project-id", "your-project-id-raw-data-2026-xyz"})
 
@@ -39,20 +40,48 @@ def load_environment(env_file: Path = PROJECT_FOLDER / ".env") -> None:
     stood in `.env` when it was started. A relative GOOGLE_APPLICATION_CREDENTIALS is relative
     to the project's folder, so that every script finds it from any working directory.
     """
-    for name, value in dotenv_values(env_file).items():
+    for name, value in _read(env_file).items():
         current = os.environ.get(name)
         if value and (not current or current in PLACEHOLDERS):
             os.environ[name] = value
-    key_file = os.environ.pop("GOOGLE_APPLICATION_CREDENTIALS", "")
+    key_file = setting("GOOGLE_APPLICATION_CREDENTIALS")
+    os.environ.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
     if key_file:
         os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(PROJECT_FOLDER / key_file)
     elif DEFAULT_KEY_FILE.is_file():
         os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(DEFAULT_KEY_FILE)
 
 
+def _read(env_file: Path) -> dict[str, str | None]:
+    try:
+        # Windows' editors write a byte order mark
+        text = env_file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError:
+        text = "\0"
+    except OSError as error:
+        raise ConfigurationError(f"{env_file} cannot be read: {error.strerror}.") from None
+    if "\0" in text:
+        raise ConfigurationError(f"{env_file} is not UTF-8: save it again in that encoding.")
+    return dotenv_values(stream=StringIO(text))
+
+
 def setting(name: str) -> str | None:
-    """Return a variable of the environment; one that is empty counts as not set."""
-    return os.environ.get(name) or None
+    """Return a variable of the environment; one that is empty counts as not set.
+
+    Raises ConfigurationError where quotes or blanks stand around it: `docker run --env-file`
+    passes them on, which a shell or `.env` itself does not.
+    """
+    value = os.environ.get(name)
+    if not value:
+        return None
+    if value != value.strip() or (value[0] == value[-1] and value[0] in "'\""):
+        raise ConfigurationError(
+            f"{name} is set to {value!r}, with quotes or blanks around it: write {name}=value "
+            "without them, as docker's --env-file takes each line as it is."
+        )
+    return value
 
 
 def require(value: str | None, name: str, flag: str) -> str:
@@ -78,14 +107,39 @@ def credentials(emulator_variable: str = "") -> Credentials:
 
     if setting(emulator_variable):
         return AnonymousCredentials()  # type: ignore[no-untyped-call]
+    key_file = setting("GOOGLE_APPLICATION_CREDENTIALS")
+    if key_file:
+        _check_key_file(Path(key_file))
     try:
         found, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
     except (GoogleAuthError, OSError, ValueError) as error:
+        if key_file:
+            raise ConfigurationError(f"The key file {key_file} is not a usable key.") from error
         raise ConfigurationError(
             "No usable Google credentials: put a key into credentials/gcp-key.json, or run "
             "'gcloud auth application-default login'."
         ) from error
     return found
+
+
+def _check_key_file(path: Path) -> None:
+    """Raise ConfigurationError that says what is wrong with a key file, and never what it holds."""
+    try:
+        text = path.read_bytes()
+        wrong = "is empty" if not text.strip() else ""
+        if not wrong and not isinstance(json.loads(text), dict):
+            wrong = "is not a key: it holds no JSON object"
+    except FileNotFoundError:
+        wrong = "does not exist"
+    except OSError as error:
+        wrong = f"cannot be read ({error.strerror})"
+    except ValueError:
+        wrong = "is not a key: it holds no JSON"
+    if wrong:
+        raise ConfigurationError(
+            f"The key file {path} {wrong}: put a key there, or set GOOGLE_APPLICATION_CREDENTIALS "
+            "to one; or unset it and run 'gcloud auth application-default login'."
+        )
 
 
 def storage_client(project_id: str) -> StorageClient:

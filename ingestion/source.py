@@ -12,10 +12,10 @@ body that stops halfway leaves nothing behind in the result.
 
 from __future__ import annotations
 
-import threading
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,9 +24,10 @@ from urllib.parse import urlsplit
 
 import requests
 import tenacity
-import urllib3
 
-from ingestion.json_array import WINDOW_BYTES, BadAnswer
+from ingestion import exchange
+from ingestion.exchange import Exchange, ExchangeFailed, FetchStopped
+from ingestion.json_array import BadAnswer
 
 USER_AGENT = "fake-store-pipeline/1.0 (python-requests)"
 
@@ -34,13 +35,18 @@ ATTEMPTS = 3
 # seconds to connect, and of silence before an answer counts as lost: the API's handlers that
 # fail never answer
 TIMEOUT = (5.0, 15.0)
-# seconds for one whole body, so that one that drips for ever ends too
+# seconds from the first connection to the last byte, so that one that drips for ever ends too
 TOTAL_SECONDS = 300.0
 BACKOFF = tenacity.wait_exponential_jitter(initial=0.5, max=8.0, jitter=0.5)
 # a server may ask for any pause: a longer one is cut to this many seconds
 MAX_RETRY_AFTER = 30.0
+# bytes of one unpacked answer: a few kilobytes of gzip may become gigabytes
+MAX_ANSWER_BYTES = 2 << 30
 # 408 and 429 are about the moment; every other 4xx stays what it is
 RETRIED_STATUSES = frozenset({408, 429, *range(500, 600)})
+
+# RFC 9110, and no longer than what servers and proxies take as one header among others
+_ETAG = re.compile(r'(?:W/)?"[!#-~]{0,256}"')
 
 T = TypeVar("T")
 
@@ -73,35 +79,26 @@ class Answer:
     not_modified: bool
     etag: str | None
     received_at: datetime
-    _response: requests.Response
-    _seconds: float
+    _exchange: Exchange
+    _max_bytes: int
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the body, decompressed; raise FetchFailed where it stops or takes too long."""
-        raw: urllib3.HTTPResponse = self._response.raw
-        deadline = time.monotonic() + self._seconds
-        # the socket's own timeout begins anew with each byte: only the outside ends a drip
-        watchdog = threading.Timer(self._seconds, _stop_reading, (raw,))
-        watchdog.daemon = True
-        watchdog.start()
+        """Yield the body, unpacked; raise FetchFailed where it stops or takes too long."""
+        size = 0
         try:
-            yield from raw.stream(WINDOW_BYTES, decode_content=True)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            if time.monotonic() < deadline:
-                message = f"stopped in the middle of its answer ({type(error).__name__})"
-                raise FetchFailed(message, status=200, transient=True) from None
-        finally:
-            watchdog.cancel()
-        if time.monotonic() >= deadline:
-            message = f"did not end its answer within {self._seconds:g} seconds"
-            raise FetchFailed(message, status=200, transient=True)
+            for block in self._exchange.blocks():
+                size += len(block)
+                if size > self._max_bytes:
+                    limit = f"{self._max_bytes >> 20:,} MB"
+                    raise BadAnswer(f"answered more than {limit}, unpacked: nothing of it is kept")
+                yield block
+        except ExchangeFailed as error:
+            raise FetchFailed(str(error), status=200, transient=error.transient) from None
 
 
 def open_session(user_agent: str = USER_AGENT) -> requests.Session:
     """Return a session that says who asks; it never retries, that is for `fetch`."""
-    session = requests.Session()
-    session.headers.update({"User-Agent": user_agent, "Accept": "application/json"})
-    return session
+    return exchange.open_session(user_agent)
 
 
 def fetch(
@@ -113,20 +110,41 @@ def fetch(
     attempts: int = ATTEMPTS,
     timeout: tuple[float, float] = TIMEOUT,
     total_seconds: float = TOTAL_SECONDS,
+    max_bytes: int = MAX_ANSWER_BYTES,
     backoff: Callable[[tenacity.RetryCallState], float] = BACKOFF,
-    sleep: Callable[[float], Any] = time.sleep,
+    stopped: Callable[[], bool] = lambda: False,
+    sleep: Callable[[float], Any] | None = None,
 ) -> T:
     """GET `url` and return what `read` makes of the answer.
 
-    With `etag` the request is conditional and the answer may be `not_modified`. What may pass
-    (no connection, silence, 5xx, 429, a body cut short) is tried again after exponential backoff
-    with jitter, or after the server's Retry-After; nothing else is. Each attempt calls `read`
-    anew. Raises FetchFailed, or BadAnswer where the source answered something that is no data.
+    With `etag` the request is conditional and the answer may be `not_modified`; a condition that
+    brings no answer is not put again. What may pass (no connection, silence, 5xx, 429, a body cut
+    short) is tried again after exponential backoff with jitter, or after the server's Retry-After;
+    nothing else is. Each attempt calls `read` anew, and has `total_seconds` from its first
+    connection to its last byte. Raises FetchFailed, BadAnswer where the source answered something
+    that is no data, or FetchStopped soon after `stopped` has become true.
     """
+    conditions = iter([etag] if etag and _ETAG.fullmatch(etag) else [])
 
     def attempt() -> T:
-        with _get(session, url, etag, timeout) as response:
-            return read(_answer(response, etag, total_seconds))
+        condition = next(conditions, None)
+        headers = {"If-None-Match": condition} if condition else {}
+        try:
+            asked = Exchange(
+                session,
+                url,
+                headers,
+                timeout=timeout,
+                total_seconds=total_seconds,
+                stopped=stopped,
+            )
+            with closing(asked):
+                return read(_answer(asked, condition, max_bytes))
+        except ExchangeFailed as error:
+            raise FetchFailed(str(error), transient=error.transient or bool(condition)) from None
+        except FetchFailed as error:
+            error.transient = error.transient or bool(condition)
+            raise
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -137,7 +155,7 @@ def fetch(
         stop=tenacity.stop_after_attempt(attempts),
         wait=wait,
         retry=tenacity.retry_if_exception(lambda error: getattr(error, "transient", False)),
-        sleep=sleep,
+        sleep=sleep or (lambda seconds: _pause(seconds, stopped)),
         reraise=True,
     )
     try:
@@ -154,27 +172,23 @@ def public_url(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _get(
-    session: requests.Session, url: str, etag: str | None, timeout: tuple[float, float]
-) -> requests.Response:
-    headers = {"If-None-Match": etag} if etag else {}
-    try:
-        return session.get(url, headers=headers, timeout=timeout, stream=True)
-    except requests.Timeout:
-        message = f"did not answer within {timeout[1]:g} seconds"
-        raise FetchFailed(message, transient=True) from None
-    except requests.ConnectionError as error:
-        message = f"could not be reached: {_root_cause(error)}"
-        raise FetchFailed(message, transient=True) from None
-    except requests.RequestException as error:
-        raise FetchFailed(f"could not be asked: {type(error).__name__}") from None
+def _pause(seconds: float, stopped: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not stopped() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, exchange.WAIT_SECONDS))
+    if stopped():
+        raise FetchStopped
 
 
-def _answer(response: requests.Response, etag: str | None, total_seconds: float) -> Answer:
+def _answer(asked: Exchange, condition: str | None, max_bytes: int) -> Answer:
     now = datetime.now(UTC)
+    response = asked.response
     status = response.status_code
-    if status == 200 or (status == 304 and etag):
-        return Answer(status == 304, response.headers.get("ETag"), now, response, total_seconds)
+    if status == 200 or (status == 304 and condition):
+        etag = response.headers.get("ETag", "")
+        # one that cannot be sent back would stop every later request
+        sendable = etag if _ETAG.fullmatch(etag) else None
+        return Answer(status == 304, sendable, now, asked, max_bytes)
     if status == 403:
         raise FetchFailed(
             "answered 403: it refuses the addresses of data centres (cloud machines, CI runners) "
@@ -185,7 +199,7 @@ def _answer(response: requests.Response, etag: str | None, total_seconds: float)
     if status < 400:
         raise BadAnswer(f"answered {status} instead of a list of records")
     raise FetchFailed(
-        f"answered {status} {response.reason or ''}".rstrip(),
+        f"answered {status} {response.reason or ''}".rstrip() + exchange.proxy_of(response.url),
         status=status,
         transient=status in RETRIED_STATUSES,
         retry_after=_retry_after(response.headers.get("Retry-After"), now),
@@ -200,22 +214,6 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
-
-
-def _root_cause(error: BaseException) -> str:
-    """Return the operating system's words, without the address that requests puts into its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
-
-
-def _stop_reading(raw: urllib3.HTTPResponse) -> None:
-    # the answer may have ended meanwhile
-    with suppress(OSError, RuntimeError, ValueError):
-        raw.shutdown()

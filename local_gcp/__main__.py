@@ -15,7 +15,12 @@ was done (130: Ctrl-C).
 
 from __future__ import annotations
 
+import signal
 import sys
+
+if __name__ == "__main__":
+    # until main listens, Ctrl-C ends this without a traceback of the imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if sys.version_info < (3, 11):  # noqa: UP036 - it is what this says to who has an older one
     sys.exit("Python 3.11 or newer is needed: name one with 'make PYTHON=python3.11 demo'.")
@@ -27,7 +32,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,7 +40,8 @@ from typing import NoReturn
 
 from ingestion.project import PROJECT_FOLDER
 from local_gcp.processes import LocalGcpError
-from local_gcp.servers import PORTS, SAMPLE_DATA, LocalGcp, UsageError
+from local_gcp.servers import PORTS, LocalGcp, UsageError
+from local_gcp.shop_data import SAMPLE_DATA, read_shop_data
 
 DEFAULT_FOLDER = PROJECT_FOLDER / ".local_gcp"
 
@@ -84,8 +89,10 @@ def own_folder(parent: Path, name: str) -> Iterator[Path]:
 
 def write_instance(gcp: LocalGcp) -> None:
     """Leave a note for `status`."""
+    from ingestion.durable_files import replace_file
+
     note = {"pid": os.getpid(), "servers": gcp.servers}
-    (gcp.root / "instance.json").write_text(json.dumps(note, indent=2), encoding="utf-8")
+    replace_file(gcp.root / "instance.json", [json.dumps(note, indent=2).encode()], "instance")
 
 
 @contextmanager
@@ -125,9 +132,7 @@ def up(args: argparse.Namespace) -> int:
 
 def local_gcp_of(args: argparse.Namespace, root: Path) -> LocalGcp:
     """Return the local Google Cloud that the command line describes."""
-    return LocalGcp(
-        root, data_folder=args.data.resolve(), port_base=args.port_base, pubsub=args.pubsub
-    )
+    return LocalGcp(root, data_folder=args.data, port_base=args.port_base, pubsub=args.pubsub)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -135,6 +140,8 @@ def status(args: argparse.Namespace) -> int:
     from ingestion.durable_files import AnotherWriterError, single_writer
 
     running = 0
+    if args.folder.exists() and not args.folder.is_dir():
+        raise UsageError(f"{args.folder} is no folder: give another --folder.")
     for note_file in sorted(args.folder.glob("*/instance.json")):
         try:
             with single_writer(note_file.parent):
@@ -170,9 +177,17 @@ def check_machine(args: argparse.Namespace) -> None:
             raise LocalGcpError(
                 f"The package {package} is missing: run 'make setup', and use .venv/bin/python."
             )
-    missing = [f for f in ("products", "users", "carts") if not (args.data / f"{f}.json").is_file()]
-    if missing:
-        raise UsageError(f"{args.data} has no {missing[0]}.json: give another --data.")
+    try:
+        read_shop_data(args.data)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def folder(text: str) -> Path:
+    """Return a folder by its whole path, because the servers work elsewhere."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no folder")
+    return Path(text).absolute()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -193,7 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
         add = command.add_argument
         add(
             "--folder",
-            type=Path,
+            type=folder,
             default=DEFAULT_FOLDER,
             metavar="DIR",
             help="where all files go (default: .local_gcp)",
@@ -202,7 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
             continue
         add(
             "--data",
-            type=Path,
+            type=folder,
             default=SAMPLE_DATA,
             metavar="DIR",
             help="what the Fake Store serves first (default: local_gcp/sample_data)",

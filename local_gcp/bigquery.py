@@ -11,6 +11,8 @@ bqemulator 1.4.0 accepts loads that BigQuery refuses, so a wrong pipeline could 
     output_rows, input_files             those of the job, not of the table
     table$20261122 with WRITE_TRUNCATE   replaces that partition
     cast(x as numeric)                   keeps 9 decimals
+    safe_cast(x as timestamp)            NULL for what BigQuery cannot read: a seventh decimal, an
+                                         offset beyond 14 hours, a moment outside years 1 to 9999
 
 Each one replaces a function inside bqemulator, which is why its version is pinned; a test shows
 each. DuckDB's spatial extension comes from its package, not from the network or from $HOME.
@@ -40,6 +42,14 @@ from sqlglot.dialects.duckdb import DuckDB
 # length of a partition decorator -> how DuckDB writes the partition of a time
 PARTITION_FORMATS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H"}
 
+# https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#timestamp_type
+TIMESTAMP = (
+    r"\d{4}-\d{1,2}-\d{1,2}([ Tt]\d{1,2}:\d{1,2}:\d{1,2}(\.\d{1,6})?"
+    r"([Zz]|[+-](0?\d|1[0-3])(:\d{1,2})?|[+-]14(:00?)?| [A-Za-z_]+(/[A-Za-z_]+)*)?)?"
+)
+FIRST_MOMENT = "TIMESTAMPTZ '0001-01-01 00:00:00+00'"
+MOMENT_AFTER_LAST = "TIMESTAMPTZ '10000-01-01 00:00:00+00'"
+
 TOO_MANY_ERRORS = "JSON table encountered too many errors, giving up."
 
 # what is replaced below, and called from the replacement
@@ -50,6 +60,7 @@ apply_write_disposition = executor._apply_load_write_disposition
 load_file = executor._load_path_into_target
 count_rows_after_load = executor._refresh_load_row_count
 duckdb_type_name = DuckDB.Generator.datatype_sql
+duckdb_safe_cast = DuckDB.Generator.trycast_sql
 
 
 @dataclass
@@ -199,6 +210,18 @@ def numeric_with_nine_decimals(generator: Any, data_type: exp.DataType) -> str:
     return name
 
 
+def safe_cast_of_readable_timestamps(generator: Any, cast: exp.TryCast) -> str:
+    """Write a SAFE_CAST; one to TIMESTAMP reads what BigQuery reads, where DuckDB reads more."""
+    safe_cast: str = duckdb_safe_cast(generator, cast)
+    if cast.to.this not in (exp.DataType.Type.TIMESTAMPTZ, exp.DataType.Type.TIMESTAMPLTZ):
+        return safe_cast
+    text = f"CAST({generator.sql(cast, 'this')} AS TEXT)"
+    return (
+        f"CASE WHEN regexp_full_match({text}, '{TIMESTAMP}') AND {safe_cast} >= {FIRST_MOMENT} "
+        f"AND {safe_cast} < {MOMENT_AFTER_LAST} THEN {safe_cast} END"
+    )
+
+
 def make_strict() -> None:
     """Put the replacements in place."""
     for owner, name, replacement in (
@@ -210,6 +233,7 @@ def make_strict() -> None:
         (executor, "_refresh_load_row_count", commit_load),
         (DuckDBEngine, "_load_spatial", load_packaged_spatial),
         (DuckDB.Generator, "datatype_sql", numeric_with_nine_decimals),
+        (DuckDB.Generator, "trycast_sql", safe_cast_of_readable_timestamps),
     ):
         setattr(owner, name, replacement)
 

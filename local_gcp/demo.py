@@ -7,12 +7,11 @@ it leaves lies in one folder, and the user's own state/, events/ and raw/ stay u
 from __future__ import annotations
 
 import re
-import subprocess
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,221 +20,117 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
-from local_gcp.processes import LocalGcpError, end, last_line, spawn
+from ingestion.project import PROJECT_FOLDER
+from local_gcp.processes import end
+from local_gcp.resources import BRONZE_DATASET, BRONZE_TABLES
 from local_gcp.servers import LocalGcp
+from local_gcp.shop_data import ENTITIES
+from local_gcp.stages import STAGE_SECONDS, Stages
 
-BRONZE = "bronze_data"
-
-STAGE_SECONDS = 600.0
-CALL_SECONDS = 30.0
-LOOK_SECONDS = 0.1
+SHOP_SECONDS = 30.0
 POLL_SECONDS = 1
+# start, batch, cold start, three changes, dbt, report, its documentation
+STEPS = 9
 
 STAR_SCHEMA = ("dim_products", "dim_users", "dim_dates", "fact_cart_items")
-CHANGES = {
-    "cart_created": "a new cart of two products",
-    "cart_modified": "one more of a product",
-    "cart_deleted": "a cart abandoned",
-}
+CHANGES = ("a new cart of two products", "one more of a product", "a cart abandoned")
 
 
-@dataclass
-class Step:
-    """One thing that the demo does: how far it is, and how it ended."""
-
-    show_progress: Callable[[str], None]
-    result: str = ""
-
-
-@dataclass
-class Demo:
-    """A local Google Cloud, and where the demo's files lie and its words go."""
-
-    gcp: LocalGcp
-    console: Console
-    start: float = field(default_factory=time.monotonic)
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, what: str) -> Iterator[Step]:
-        """Show on a terminal that something is at work, and then in one line how it went."""
-        began = time.monotonic()
-        with self.console.status(what) as status:
-            step = Step(lambda how_far: status.update(f"{what}: {how_far}"))
-            yield step
-        self.say(f"{time.monotonic() - began:5.1f} s  {what:<42} {step.result}")
-
-    def say(self, line: str) -> None:
-        """Print a line as it is: whole, so that a path in it can be copied."""
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-    def launch(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a stage; it ends with this process, if not before."""
-        process = spawn(
-            [sys.executable, *command],
-            self.gcp.log_file(name),
-            self.gcp.environment | self.dbt_environment,
-            self.gcp.root / "logs" / f"{name}.out",
-        )
-        self.processes.append(process)
-        return process
-
-    @property
-    def dbt_environment(self) -> dict[str, str]:
-        """Where dbt puts its files, so that two demos do not meet."""
-        folder = self.gcp.root / "dbt"
-        return {"DBT_TARGET_PATH": str(folder / "target"), "DBT_LOG_PATH": str(folder / "logs")}
-
-    def finish(
-        self, name: str, process: subprocess.Popen[bytes], look: Callable[[str], None] | None = None
-    ) -> str:
-        """Wait for a stage and return what it printed; `look` sees that while it grows.
-
-        Raises LocalGcpError where the stage does not succeed.
-        """
-        printed = self.gcp.root / "logs" / f"{name}.out"
-        log = self.log_of(name)
-        deadline = time.monotonic() + STAGE_SECONDS
-        while process.poll() is None:
-            self.gcp.check()
-            if time.monotonic() > deadline:
-                raise LocalGcpError(f"{name} did not end; its log is {log}.")
-            if look:
-                look(printed.read_text(encoding="utf-8"))
-            time.sleep(LOOK_SECONDS)
-        if process.returncode:
-            raise LocalGcpError(
-                f"{name} ended with exit code {process.returncode} ({last_line(log)}); its log is "
-                f"{log}."
-            )
-        return printed.read_text(encoding="utf-8")
-
-    def log_of(self, name: str) -> Path:
-        """Return the file in which a stage says what went wrong: dbt does so on stdout."""
-        says = f"{name}.out" if name.startswith("dbt") else f"{name}.log"
-        return self.gcp.root / "logs" / says
-
-    def rows(self, sql: str) -> list[Mapping[str, Any]]:
-        """Return the rows of a query, through BigQuery's client."""
-        bounds: dict[str, Any] = {"timeout": CALL_SECONDS, "retry": None, "job_retry": None}
-        result = self.gcp.clients.bigquery.query(sql, **bounds)
-        return [dict(row) for row in result.result(timeout=CALL_SECONDS)]
-
-    def count(self, table: str) -> int:
-        """Return how many rows a table has."""
-        return int(self.rows(f"select count(*) as n from {table}")[0]["n"])  # noqa: S608
-
-    def await_events(self, number: int, watched: subprocess.Popen[bytes]) -> None:
-        """Wait until so many events have arrived in bronze."""
-        deadline = time.monotonic() + STAGE_SECONDS
-        while (arrived := self.count(f"{BRONZE}.carts_events_raw")) < number:
-            self.gcp.check()
-            if watched.poll() is not None:
-                self.finish("near_realtime_ingestion_2", watched)
-            if time.monotonic() > deadline:
-                raise LocalGcpError(
-                    f"Only {arrived} of {number} events reached bronze; the logs are in "
-                    f"{self.gcp.root / 'logs'}."
-                )
-            time.sleep(LOOK_SECONDS)
-
-
-def call(method: str, url: str, body: object = None) -> Any:
+def ask_shop(method: str, url: str, body: object = None) -> Any:
     """Ask the Fake Store, and return its JSON."""
-    response = requests.request(method, url, json=body, timeout=CALL_SECONDS)
+    response = requests.request(method, url, json=body, timeout=SHOP_SECONDS)
     response.raise_for_status()
     return response.json()
 
 
 def change_carts(api_url: str) -> Iterator[str]:
-    """Create, modify and delete a cart, one at a time; yield the type of event to expect."""
-    carts = call("GET", f"{api_url}/carts")
-    products = [product["id"] for product in call("GET", f"{api_url}/products?limit=2")]
+    """Create, modify and delete a cart, one at a time; yield the event to expect, in words."""
+    carts = ask_shop("GET", f"{api_url}/carts")
+    products = [product["id"] for product in ask_shop("GET", f"{api_url}/products?limit=2")]
     new_cart = {
         "userId": carts[0]["userId"],
         "date": "2020-03-09T00:00:00.000Z",
         "products": [{"productId": product_id, "quantity": 2} for product_id in products],
     }
-    call("POST", f"{api_url}/carts", new_cart)
-    yield "cart_created"
+    created = ask_shop("POST", f"{api_url}/carts", new_cart)
+    yield f"cart_created: cart {created['id']}, 2 each of products {products[0]} and {products[1]}"
     first_line, *other_lines = carts[0]["products"]
-    lines = [{**first_line, "quantity": first_line["quantity"] + 1}, *other_lines]
-    call("PATCH", f"{api_url}/carts/{carts[0]['id']}", {"products": lines})
-    yield "cart_modified"
-    call("DELETE", f"{api_url}/carts/{carts[-1]['id']}")
-    yield "cart_deleted"
-
-
-def ingest(demo: Demo) -> None:
-    """Run both ingestion scripts, side by side, and change carts while the second one polls."""
-    root = demo.gcp.root
-    batch = demo.launch(
-        "batch_ingestion", "batch_ingestion.py", "--raw-dir", str(root / "raw"), "--json"
+    more = first_line["quantity"] + 1
+    lines = [{**first_line, "quantity": more}, *other_lines]
+    ask_shop("PATCH", f"{api_url}/carts/{carts[0]['id']}", {"products": lines})
+    yield (
+        f"cart_modified: cart {carts[0]['id']}, product {first_line['productId']} from "
+        f"{first_line['quantity']} to {more}"
     )
-    near_realtime = demo.launch(
+    ask_shop("DELETE", f"{api_url}/carts/{carts[-1]['id']}")
+    yield f"cart_deleted: cart {carts[-1]['id']}, of user {carts[-1]['userId']}"
+
+
+def run_ingestion(stages: Stages) -> list[str]:
+    """Run both ingestion scripts, side by side, and change carts while the second one polls.
+
+    Returns what was changed, in words.
+    """
+    batch = stages.launch("batch_ingestion", "batch_ingestion.py", "--entities", *ENTITIES)
+    near_realtime = stages.launch(
         "near_realtime_ingestion_2",
         "near_realtime_ingestion_2.py",
         *("--poll-interval", str(POLL_SECONDS)),
-        *("--state-file", str(root / "state" / "carts_state.json")),
-        *("--events-dir", str(root / "events")),
     )
-    with demo.step("batch_ingestion.py") as step:
-        demo.finish("batch_ingestion", batch)
-        loaded = {name: demo.count(f"{BRONZE}.{name}_raw") for name in ("products", "users")}
-        step.result = f"{loaded['products']} products, {loaded['users']} users in bronze"
-    expected = len(call("GET", f"{demo.gcp.api_url}/carts"))
-    with demo.step("near_realtime_ingestion_2.py: cold start") as step:
-        demo.await_events(expected, near_realtime)
+    with stages.step("batch_ingestion.py") as step:
+        stages.finish("batch_ingestion", batch)
+        loaded = [f"{stages.count(f'{BRONZE_DATASET}.{one}_raw')} {one}" for one in ENTITIES]
+        step.result = f"{', '.join(loaded)} in bronze"
+    expected = len(ask_shop("GET", f"{stages.gcp.api_url}/carts"))
+    with stages.step("near_realtime_ingestion_2.py: cold start") as step:
+        stages.await_events(expected, near_realtime, step.show_progress)
         step.result = f"{expected} carts, as many events in bronze"
-    changes = change_carts(demo.gcp.api_url)
-    for number, what in enumerate(CHANGES.values(), start=expected + 1):
-        with demo.step(f"  {what}") as step:
-            step.result = f"{next(changes)} in bronze"
-            demo.await_events(number, near_realtime)
+    changed = []
+    changes = change_carts(stages.gcp.api_url)
+    for number, what in enumerate(CHANGES, start=expected + 1):
+        with stages.step(f"  {what}") as step:
+            changed.append(next(changes))
+            stages.await_events(number, near_realtime, step.show_progress)
+            step.result = f"{changed[-1].partition(':')[0]} in bronze"
     end(near_realtime)
     near_realtime.wait(STAGE_SECONDS)
+    return changed
 
 
-def transform(demo: Demo) -> None:
+def run_dbt(stages: Stages) -> None:
     """Build silver and gold."""
-    with demo.step("dbt build") as step:
+    with stages.step("dbt build") as step:
         # bqemulator answers one at a time; meanwhile dbt prepares another
-        models = ("build", "--exclude-resource-type", "unit_test")
-        dbt = launch_dbt(demo, "dbt", *models, "--threads", "2")
-        printed = demo.finish("dbt", dbt, lambda text: step.show_progress(how_far(text)))
-        step.result = how_far(printed)
+        build = ("build", "--threads", "2", "--exclude-resource-type", "unit_test")
+        process = stages.launch_dbt("dbt", *build)
+        printed = stages.finish("dbt", process, lambda text: step.show_progress(*nodes_done(text)))
+        step.result = "".join(re.findall(r"PASS=.*", printed)[-1:])
 
 
-def launch_dbt(demo: Demo, name: str, *command: str) -> subprocess.Popen[bytes]:
-    """Start a dbt command on the project."""
-    folders = ("--project-dir", "ey_test_tech", "--profiles-dir", "ey_test_tech")
-    return demo.launch(name, "-m", "dbt.cli.main", *command, *folders)
-
-
-def how_far(printed: str) -> str:
-    """Return what dbt said last of its nodes: `53 of 147`, or the counts at the end."""
-    said = re.findall(r"\d+ of \d+|PASS=.*", printed)
-    return said[-1] if said else "reading the project"
+def nodes_done(printed: str) -> tuple[int, int | None]:
+    """Return how many nodes dbt has done, and of how many: None while it reads the project."""
+    said = re.findall(r"(\d+) of (\d+) (?!START)", printed)
+    return (len(said), int(said[-1][1])) if said else (0, None)
 
 
 @contextmanager
-def report(demo: Demo) -> Iterator[Path]:
+def write_report(stages: Stages) -> Iterator[Path]:
     """Write the report, and the page on the tables that it links to, while figures are shown."""
-    page = demo.gcp.root / "report" / "index.html"
+    page = stages.gcp.root / "report" / "index.html"
     # bqemulator cannot tell the catalog; columns and lineage come from the project itself
     generate = ("docs", "generate", "--static", "--empty-catalog", "--no-compile")
-    docs = launch_dbt(demo, "dbt_docs", *generate)
+    docs = stages.launch_dbt("dbt_docs", *generate)
     link = "../dbt/target/static_index.html"
-    process = demo.launch("kpi_report", "kpi_report.py", "--output", str(page), "--docs", link)
+    process = stages.launch("kpi_report", "kpi_report.py", "--output", str(page), "--docs", link)
     yield page
-    demo.console.print()
-    with demo.step("kpi_report.py"):
-        demo.finish("kpi_report", process)
-    with demo.step("dbt docs generate"):
-        demo.finish("dbt_docs", docs)
+    stages.say()
+    with stages.step("kpi_report.py"):
+        stages.finish("kpi_report", process)
+    with stages.step("dbt docs generate"):
+        stages.finish("dbt_docs", docs)
 
 
-def show(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name, value in rows[0].items():
@@ -247,69 +142,116 @@ def show(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> Non
     console.print(table)
 
 
-def show_results(demo: Demo) -> None:
+def print_figures(stages: Stages) -> None:
     """Print the counts at each stage, the star schema and the KPIs, read from BigQuery."""
-    gcp = demo.gcp
+    gcp = stages.gcp
     bucket_name = gcp.environment["GCS_BUCKET_NAME"]
-    objects = list(gcp.clients.storage.list_blobs(bucket_name, timeout=CALL_SECONDS))
-    bronze = ("products_raw", "users_raw", "carts_events_raw", "ingestion_runs")
-    stages = [{"stage": "raw objects in Cloud Storage", "count": len(objects)}]
-    stages += [
-        {"stage": f"rows of {table}", "count": demo.count(table)}
-        for table in (
-            *(f"{BRONZE}.{name}" for name in bronze),
-            *("silver_data.stg_products", "silver_data.stg_users", "silver_data.stg_cart_events"),
-        )
-    ]
-    show(demo.console, "From the API to silver", stages)
-    star = [{"table": name, "rows": demo.count(f"gold_data.{name}")} for name in STAR_SCHEMA]
-    show(demo.console, "Star schema, in gold_data", star)
-    totals = demo.rows(
+    objects = list(gcp.clients.storage.list_blobs(bucket_name, timeout=SHOP_SECONDS))
+    silver = ("stg_products", "stg_users", "stg_cart_events")
+    tables = [*(f"{BRONZE_DATASET}.{one}" for one in BRONZE_TABLES)]
+    tables += [f"silver_data.{one}" for one in silver]
+    counts = [{"stage": "raw objects in Cloud Storage", "count": len(objects)}]
+    counts += [{"stage": f"rows of {table}", "count": stages.count(table)} for table in tables]
+    print_table(stages.console, "From the API to silver", counts)
+    star = [{"table": name, "rows": stages.count(f"gold_data.{name}")} for name in STAR_SCHEMA]
+    print_table(stages.console, "Star schema, in gold_data", star)
+    totals = stages.rows(
         "select carts, cart_lines, units, value, average_cart_value from gold_data.kpi_totals"
     )
-    show(demo.console, "What is in the carts now (kpi_totals)", totals)
-    categories = demo.rows(
+    print_table(stages.console, "What is in the carts now (kpi_totals)", totals)
+    categories = stages.rows(
         "select category, carts, units, value from gold_data.kpi_categories order by value desc"
     )
-    show(demo.console, "By category (kpi_categories)", categories)
+    print_table(stages.console, "By category (kpi_categories)", categories)
 
 
-def show_places(demo: Demo, page: Path) -> None:
+def print_places(stages: Stages, page: Path) -> None:
     """Print where everything lies."""
-    root, here = demo.gcp.root, Path.cwd()
+    root, environment = stages.gcp.root, stages.environment
     places = {
-        "raw objects": root / "raw",
-        "their copies in the bucket": root / "gcs" / demo.gcp.environment["GCS_BUCKET_NAME"],
-        "events published": root / "events" / "published",
-        "state of the carts": root / "state" / "carts_state.json",
+        "raw objects": Path(environment["RAW_DIR"]),
+        "their copies in the bucket": root / "gcs" / environment["GCS_BUCKET_NAME"],
+        "events published": Path(environment["EVENTS_DIR"]) / "published",
+        "state of the carts": Path(environment["STATE_FILE"]),
         "compiled SQL": root / "dbt" / "target" / "run",
         "logs": root / "logs",
-        "report, to open in a browser": page,
+        "report": page,
         "tables and their lineage": root / "dbt" / "target" / "static_index.html",
     }
-    demo.console.print()
+    heading(stages, "Where it lies")
     for what, path in places.items():
-        shown = path.relative_to(here) if path.is_relative_to(here) else path
-        demo.say(f"{what + ':':<30} {shown}")
+        stages.say(f"{what + ':':<28} {from_here(path)}")
+
+
+def print_changes(stages: Stages, changed: Sequence[str]) -> None:
+    """Print what the demo changed in the shop, and where the report shows it."""
+    heading(stages, "What changed while it polled")
+    for change in changed:
+        stages.say(change)
+    stages.say(
+        "The report counts them under 'What the polls saw'; the new cart is 2020-03-09 in 'Value "
+        "by day'."
+    )
+
+
+def print_next_commands(stages: Stages, page: Path) -> None:
+    """Print commands to go on with, and how the same is done on Google Cloud."""
+    python = shlex.quote(str(from_here(Path(sys.executable))))
+    module = f"{python} -m local_gcp"
+    poll = f"{python} near_realtime_ingestion_2.py --once"
+    commands = {
+        "Open the report": [f"{python} -m webbrowser {shlex.quote(page.as_uri())}"],
+        "Poll by hand, and change a cart yourself": [
+            f"{module} up | tee .env.local   # stays; the rest in another terminal",
+            f". <(grep export .env.local); {poll}",
+            f"curl -X DELETE $FAKE_STORE_API_URL/carts/1; {poll}",
+        ],
+        "Start over": [f"{module} demo"],
+    }
+    heading(stages, "Go on")
+    if Path.cwd() != PROJECT_FOLDER:
+        stages.say(f"In {PROJECT_FOLDER}:")
+    for what, lines in commands.items():
+        stages.say(f"{what}:")
+        for line in lines:
+            stages.say(f"  {line}")
+    stages.say(
+        "On Google Cloud the same scripts run, with a project in .env and without an emulator:\n"
+        "  the guide in README.md, from start_apis_GCP.py and terraform apply to kpi_report.py"
+    )
+
+
+def heading(stages: Stages, title: str) -> None:
+    """Print the title of what follows."""
+    stages.console.print(f"\n{title}", style="bold")
+
+
+def from_here(path: Path) -> Path:
+    """Return a path as short as it can be typed where the user stands."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def run_demo(gcp: LocalGcp, on_ready: Callable[[LocalGcp], None]) -> int:
     """Run the whole pipeline on a local Google Cloud that has not started yet."""
-    demo = Demo(gcp, Console())
+    began = time.monotonic()
+    stages = Stages(gcp, Console(), STEPS)
     try:
-        with demo.step("the local Google Cloud starts"):
+        with stages.step("the local Google Cloud starts"):
             gcp.__enter__()
         on_ready(gcp)
         for line in gcp.servers.values():
-            demo.say(f"         {line}")
-        ingest(demo)
-        transform(demo)
-        with report(demo) as page:
-            show_results(demo)
-        show_places(demo, page)
+            stages.say(f"         {line}")
+        changed = run_ingestion(stages)
+        run_dbt(stages)
+        with write_report(stages) as page:
+            print_figures(stages)
+        print_places(stages, page)
+        print_changes(stages, changed)
+        print_next_commands(stages, page)
     finally:
-        for process in demo.processes:
+        for process in stages.processes:
             end(process)
         gcp.__exit__()
-    demo.say(f"\nDone in {time.monotonic() - demo.start:.0f} s.")
+    stages.say(f"\nDone in {time.monotonic() - began:.0f} s.")
     return 0

@@ -13,75 +13,54 @@
     POST   /_control/reset            the first data, no fault, no request
 
 The data is read from a folder with products.json, users.json and carts.json, and kept in memory.
+Pages of other sites are refused: by the Host header (DNS rebinding) and by the Origin header.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import hashlib
-import json
 import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Record = dict[str, Any]
+from local_gcp.fake_store_answers import ANSWERS, answer, refusal, to_json
+from local_gcp.shop_data import ENTITIES, SAMPLE_DATA, Record, read_shop_data
 
-SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
-ENTITIES = ("products", "users", "carts")
-HTML_PAGE = "<!DOCTYPE html><html><body><h1>{}</h1></body></html>"
 CONTROL_SECONDS = 10.0
-
-
-def to_json(value: Any) -> bytes:
-    """Return compact JSON in UTF-8, as JavaScript's JSON.stringify writes it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def weak_etag(body: bytes) -> str:
-    """Return the ETag that Express gives a body (the npm package `etag`)."""
-    digest = base64.b64encode(hashlib.sha1(body, usedforsecurity=False).digest()).decode()
-    return f'W/"{len(body):x}-{digest[:27]}"'
-
-
-def is_fresh(if_none_match: str | None, etag: str) -> bool:
-    """Say whether the client's copy is the current one, by weak comparison."""
-    known = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
-    return "*" in known or etag.removeprefix("W/") in known
+# what it is called on this machine; whoever comes by another name was sent by a foreign page
+LOOPBACK_NAMES = ("127.0.0.1", "localhost")
+FAULT_KINDS = (*ANSWERS, "slow", "hang", "reset")
 
 
 class Store:
     """The records by entity and id, with the requests seen and the faults switched on."""
 
     def __init__(self, data_folder: Path = SAMPLE_DATA) -> None:
-        """Read the three files; OSError and ValueError (not a JSON array) go to the caller."""
-        self.first = {name: read_records(data_folder / f"{name}.json") for name in ENTITIES}
+        """Read the three files; ValueError says what is wrong with them."""
+        self.first = read_shop_data(data_folder)
         self.reset()
 
     def reset(self) -> None:
         """Go back to the first data, without faults and without memory of requests."""
-        self.records: dict[str, dict[int, Record]] = {
-            entity: {record["id"]: record for record in records}
-            for entity, records in self.first.items()
-        }
+        self.records = {entity: dict(records) for entity, records in self.first.items()}
         self.faults: dict[str, Record] = {}
         self.requests: list[Record] = []
 
@@ -93,29 +72,6 @@ class Store:
             if fault["times"] <= 0:
                 del self.faults[path]
         return fault
-
-
-def read_records(file: Path) -> list[Record]:
-    """Return the records of one data file."""
-    records = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(records, list):
-        raise ValueError(f"{file} is not a JSON array.")
-    return records
-
-
-def answer(request: Request, body: bytes, status: int = 200) -> Response:
-    """Return JSON with Express's ETag, or 304 where the client has the same already."""
-    etag = weak_etag(body)
-    if request.method == "GET" and is_fresh(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers={"etag": etag})
-    return Response(body, status, {"etag": etag}, "application/json; charset=utf-8")
-
-
-def refusal(message: str) -> Response:
-    """Return the API's 400 for a request that it does not understand."""
-    return Response(
-        to_json({"status": "error", "message": message}), 400, media_type="application/json"
-    )
 
 
 async def read_body(request: Request) -> Record | None:
@@ -210,47 +166,19 @@ def control_routes(store: Store) -> list[Route]:
     ]
 
 
-def html(status: int, title: str) -> Response:
-    """Return an error page, as a proxy in front of the API shows it."""
-    return Response(HTML_PAGE.format(title), status, media_type="text/html; charset=UTF-8")
+class LoopbackOriginMiddleware:
+    """Refuse what a page of another site has a browser send, the control routes included."""
 
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
-def json_answer(body: bytes) -> Response:
-    """Return 200 with this body, said to be JSON."""
-    return Response(body, media_type="application/json; charset=utf-8")
-
-
-def too_many_requests(fault: Record) -> Response:
-    """Return 429 with Retry-After: a number of seconds, or a date with `"form": "date"`."""
-    seconds = fault.get("seconds", 1)
-    after = str(seconds)
-    if fault.get("form") == "date":
-        after = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
-    return Response("Too Many Requests", 429, {"retry-after": after})
-
-
-def truncated(fault: Record, whole: bytes) -> Response:
-    """Return half a body: with the whole one's length, or, `"silent": true`, as if it were all."""
-    response = json_answer(whole[: len(whole) // 2])
-    if not fault.get("silent"):
-        response.headers["content-length"] = str(len(whole))
-    return response
-
-
-# kind -> the answer instead of the good one; gets the fault and the good list's records
-ANSWERS: dict[str, Callable[[Record, list[Record]], Response]] = {
-    "status": lambda fault, _: html(fault.get("status", 503), f"Error {fault.get('status', 503)}"),
-    "html403": lambda *_: html(403, "Just a moment..."),
-    "object400": lambda *_: refusal("the request cannot be answered"),
-    "null": lambda *_: json_answer(b"null"),
-    "empty": lambda *_: json_answer(b""),
-    "empty_list": lambda *_: json_answer(b"[]"),
-    "html200": lambda *_: html(200, "We will be back soon"),
-    "duplicate_id": lambda _, records: json_answer(to_json(records + records[:1])),
-    "truncated": lambda fault, records: truncated(fault, to_json(records)),
-    "retry_after": lambda fault, _: too_many_requests(fault),
-}
-FAULT_KINDS = (*ANSWERS, "slow", "hang", "reset")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        origin = Request(scope).headers.get("origin") if scope["type"] == "http" else None
+        if origin is None or urlsplit(origin).hostname in LOOPBACK_NAMES:
+            await self.app(scope, receive, send)
+        else:
+            await Response("Foreign origin", 403)(scope, receive, send)
 
 
 def reset_connection(send: Send) -> None:
@@ -262,7 +190,7 @@ def reset_connection(send: Send) -> None:
 
 
 class FaultyFront:
-    """The outermost layer: writes down each request, and spoils the answers that it is told to."""
+    """Before the routes: writes down each request, and spoils the answers that it is told to."""
 
     def __init__(self, app: ASGIApp, store: Store) -> None:
         self.app = app
@@ -308,7 +236,8 @@ def make_app(store: Store) -> ASGIApp:
         routes=[*routes, *control_routes(store)],
         middleware=[Middleware(GZipMiddleware, minimum_size=1024)],
     )
-    return FaultyFront(app, store)
+    local = LoopbackOriginMiddleware(FaultyFront(app, store))
+    return TrustedHostMiddleware(local, LOOPBACK_NAMES, www_redirect=False)
 
 
 def make_server(store: Store) -> uvicorn.Server:

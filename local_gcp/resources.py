@@ -6,13 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ingestion.project import SCHEMA_FOLDER
-from ingestion.settings import DEFAULT_REGION
+from ingestion.project import DEFAULT_REGION, SCHEMA_FOLDER
 from local_gcp.clients import Clients
 
 PROJECT_ID = "local-project"
 REGION = DEFAULT_REGION
 BUCKET_NAME = "local-raw"
+STATE_BUCKET_NAME = "local-state"
 BRONZE_DATASET = "bronze_data"
 DATASETS = (BRONZE_DATASET, "silver_data", "gold_data")
 TOPIC = "carts-events"
@@ -33,6 +33,7 @@ class Layout:
 BRONZE_TABLES = {
     "products_raw": Layout("_ingested_at", ("_run_id",)),
     "users_raw": Layout("_ingested_at", ("_run_id",)),
+    "carts_raw": Layout("_ingested_at", ("_run_id",)),
     "carts_events_raw": Layout("publish_time"),
     "ingestion_runs": Layout("started_at", ("entity",)),
 }
@@ -40,7 +41,8 @@ BRONZE_TABLES = {
 
 def make_buckets(clients: Clients) -> None:
     """Create what lies in Cloud Storage."""
-    make_bucket(clients, BUCKET_NAME)
+    for name in (BUCKET_NAME, STATE_BUCKET_NAME):
+        make_bucket(clients, name)
 
 
 def make_bucket(clients: Clients, name: str) -> None:

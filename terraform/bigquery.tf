@@ -11,6 +11,11 @@ locals {
       partitioning = "publish_time"
       clustering   = null
     }
+    carts_raw = {
+      description  = "One row per cart and batch run that reads the carts."
+      partitioning = "_ingested_at"
+      clustering   = ["_run_id"]
+    }
     ingestion_runs = {
       description  = "One row per entity and batch run."
       partitioning = "started_at"
@@ -59,6 +64,8 @@ resource "google_bigquery_table" "bronze" {
     field = each.value.partitioning
   }
   clustering = each.value.clustering
+  # a query that would read all of history is refused; the manifest is a row per entity and run
+  require_partition_filter = each.key != "ingestion_runs"
 
   deletion_protection = var.deletion_protection
 }

@@ -10,7 +10,7 @@ locals {
   ingestion_bucket_roles = ["roles/storage.objectCreator", "roles/storage.objectViewer"]
 
   # what the batch stage loads; carts_events_raw is Pub/Sub's to write
-  ingestion_tables = ["ingestion_runs", "products_raw", "users_raw"]
+  ingestion_tables = ["carts_raw", "ingestion_runs", "products_raw", "users_raw"]
 
   dbt_dataset_roles = {
     bronze = "roles/bigquery.dataViewer"

@@ -18,6 +18,11 @@ output "GCS_BUCKET_NAME" {
   value       = google_storage_bucket.raw.name
 }
 
+output "STATE_BUCKET_NAME" {
+  description = "STATE_BUCKET_NAME for .env: with it --status looks at the poller in Cloud Run; null without image."
+  value       = one([for bucket in google_storage_bucket.state : bucket.name])
+}
+
 output "dbt_service_account" {
   description = "Address of the service account that dbt runs as."
   value       = google_service_account.stage["dbt"].email
@@ -36,6 +41,19 @@ output "dotenv" {
 output "ingestion_service_account" {
   description = "Address of the service account that the ingestion scripts run as."
   value       = google_service_account.stage["ingestion"].email
+}
+
+output "registry" {
+  description = "Where 'make push' puts the image; null until registry or image is given."
+  value = one([
+    for repository in google_artifact_registry_repository.image :
+    "${var.gcp_region}-docker.pkg.dev/${var.gcp_project_id}/${repository.repository_id}"
+  ])
+}
+
+output "report" {
+  description = "Where report_readers open the daily report; null without image."
+  value       = one([for bucket in google_storage_bucket.report : "https://storage.cloud.google.com/${bucket.name}/index.html"])
 }
 
 output "topic" {

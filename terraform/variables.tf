@@ -106,6 +106,20 @@ variable "gcs_bucket_name" {
   }
 }
 
+variable "gold_readers" {
+  description = "Who may read the gold dataset, and nothing else, such as group:analysts@example.com or a BI tool's serviceAccount:bi@my-project.iam.gserviceaccount.com."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition = alltrue([
+      for member in var.gold_readers :
+      can(regex("^(user|group|domain|serviceAccount|principal|principalSet):.+$", member))
+    ])
+    error_message = "gold_readers must be members with their kind, such as user:ana@example.com or group:analysts@example.com; everybody (allUsers) is never one."
+  }
+}
+
 variable "iam_propagation_seconds" {
   description = "Wait between granting the Pub/Sub agent its roles and making the BigQuery subscription, which checks them. Two minutes are usual."
   type        = number

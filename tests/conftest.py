@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ingestion.durable_files import FAILPOINTS_ARMED
 from local_gcp.fake_store import FakeStore, running_fake_store
 from local_gcp.servers import LocalGcp
 from tests.support.local_gcp_process import Started
+
+# for the crash tests, whose processes inherit it
+os.environ.update([FAILPOINTS_ARMED])
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C again: a shell script starts what it puts into the background deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -24,6 +35,18 @@ def gcp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalGcp]:
     """The session's local GCP; each test uses a bucket, a dataset, a topic of its own in it."""
     with LocalGcp(tmp_path_factory.mktemp("local_gcp")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalGcp]:
+    """Cloud Storage alone, as the local GCP has it: it starts in half a second."""
+    alone = LocalGcp(tmp_path_factory.mktemp("storage"))
+    try:
+        alone.start("strict_gcs")
+        alone.start("gcs")
+        yield alone
+    finally:
+        alone.__exit__()
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,11 @@ import pytest
 
 import batch_ingestion as batch
 from ingestion import source as api_source
-from ingestion.batch import landing as raw_landing
+from ingestion.batch import entities, summary
+from ingestion.batch import run as batch_run
+from ingestion.batch.run_lock import sole_run
 from ingestion.project import PROJECT_FOLDER
-from local_gcp.fake_store import SAMPLE_DATA
+from local_gcp.shop_data import SAMPLE_DATA
 from tests.support.scripted_http import (
     Respond,
     ScriptedServer,
@@ -58,7 +60,7 @@ def body(records: list[bytes]) -> bytes:
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     """A store whose faults are met without the pauses between the attempts."""
     quick = functools.partial(api_source.fetch, backoff=lambda state: 0.0)
-    monkeypatch.setattr(batch, "fetch", quick)
+    monkeypatch.setattr(batch_run, "fetch", quick)
     answers = {"/products": [answer(200, body(PRODUCTS))], "/users": [answer(200, body(USERS))]}
     with scripted_server(answers) as server:
         yield server
@@ -129,9 +131,10 @@ def test_the_real_answers_land_byte_for_byte_but_for_the_password(
 ) -> None:
     if not (FAKESTORE / "products.json").is_file():
         pytest.skip("../shared/fakestore/products.json is missing: the real answers are not tested")
-    real = {name: (FAKESTORE / f"{name}.json").read_bytes() for name in batch.ENTITIES}
+    real = {name: (FAKESTORE / f"{name}.json").read_bytes() for name in entities.ENTITIES}
     store.answers = {f"/{name}": [answer(200, given)] for name, given in real.items()}
-    assert run() == 0
+    assert run("--entities", "products", "users", "carts") == 0
+    assert len(records_of(landed(tmp_path, "carts"))) == 7
     for name, given in real.items():
         expected = b",".join(records_of(landed(tmp_path, name)))
         assert expected == re.sub(rb'"password":"[^"]*",', b"", given)[1:-1]
@@ -182,8 +185,8 @@ def test_another_entity_is_another_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     secrets = frozenset({"card"})
-    coupon = batch.Entity("/c", {"code": int, "value": float}, key="code", redacted=secrets)
-    monkeypatch.setitem(batch.ENTITIES, "coupons", coupon)
+    coupon = entities.Entity("/c", {"code": int, "value": float}, key="code", redacted=secrets)
+    monkeypatch.setitem(entities.ENTITIES, "coupons", coupon)
     store.answers["/c"] = [answer(200, b'[{"code":1,"card":"x","value":2.50}]')]
     assert run("--entities", "coupons") == 0
     assert records_of(landed(tmp_path, "coupons")) == [b'{"code":1,"value":2.50}']
@@ -301,7 +304,7 @@ def test_a_fault_that_passes_costs_attempts_and_nothing_else(
     assert len(ids) == len(set(ids)) > 0
 
 
-@pytest.mark.parametrize("entity", batch.ENTITIES)
+@pytest.mark.parametrize("entity", entities.DEFAULT_ENTITIES)
 def test_an_id_that_stands_twice_fails_the_entity(
     run: Callable[..., int], store: ScriptedServer, tmp_path: Path, entity: str
 ) -> None:
@@ -320,6 +323,43 @@ def test_a_failure_of_the_disk_fails_the_entity_with_its_reason(
     assert run() == 1
     assert "users: " in caplog.text
     assert len(records_of(landed(tmp_path, "products"))) == len(PRODUCTS)
+
+
+@pytest.mark.parametrize("blocked", [".", ".runs", f".runs/{RUN_ID}", f".runs/{RUN_ID}.lock/x"])
+def test_a_raw_folder_that_cannot_be_used_is_named_in_one_sentence(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture, blocked: str
+) -> None:
+    raw_dir = tmp_path / "raw"
+    (raw_dir / blocked).parent.mkdir(parents=True, exist_ok=True)
+    (raw_dir / blocked).write_text("a file where a folder should be, or the other way round")
+    before = files_of(tmp_path)
+    assert run("--run-id", RUN_ID) == 1
+    assert f"{raw_dir} cannot be written (" in caplog.text
+    assert "give another --raw-dir" in caplog.text
+    assert files_of(tmp_path) == before
+
+
+def test_a_full_disk_fails_the_entity_and_is_left_as_it_was(
+    store: ScriptedServer, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    many = [b'{"id":%d,"title":"t","price":1,"category":"c"}' % number for number in range(2_000)]
+    store.answers["/products"] = [answer(200, body(many))]
+    raw_dir = tmp_path / "raw"
+    limited = run_process(
+        store.url,
+        raw_dir,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )
+    assert limited.returncode == 1
+    products, users = json.loads(limited.stdout)["entities"]
+    assert f"{raw_dir} cannot be written (File too large)" in products["message"]
+    assert b"Traceback" not in limited.stderr
+    assert users["status"] == "done"
+    run_id = users["run_id"]
+    assert [name for name in files_of(raw_dir) if not name.startswith("users/")] == [
+        f".runs/{run_id}/users.json"
+    ]
 
 
 # quarantine
@@ -369,9 +409,9 @@ def test_an_answer_without_bad_records_makes_no_quarantine(
 def test_more_than_a_tenth_of_bad_records_fails_and_leaves_no_file(
     run: Callable[..., int], store: ScriptedServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.answers["/products"] = [answer(200, body([*PRODUCTS, b'{"id":9}']))]
+    store.answers["/products"] = [answer(200, body([*PRODUCTS, *[b'{"id":9}'] * 3]))]
     assert run("--entities", "products") == 1
-    assert "1 bad records of 5, the first at position 4: Object missing required" in caplog.text
+    assert "3 bad records of 7, the first at position 4: Object missing required" in caplog.text
     assert files_of(tmp_path) == []
 
 
@@ -473,7 +513,7 @@ def test_a_receipt_that_cannot_be_read_fails_the_entity(
 def test_a_second_process_on_the_same_run_stops_with_exit_2(
     run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with raw_landing.sole_run(tmp_path / "raw", RUN_ID):
+    with sole_run(tmp_path / "raw", RUN_ID):
         assert run("--run-id", RUN_ID) == 2
         assert f"(pid {os.getpid()})" in caplog.text
         assert run("--run-id", str(uuid.uuid4())) == 0
@@ -485,7 +525,9 @@ STEPS = ["data-written", "receipt-replaced", "data-replaced:2"]
 MORE_STEPS = ["receipt-torn", "receipt-written", "receipt-replaced:2", "data-replaced"]
 
 
-def run_process(store_url: str, raw_dir: Path, *arguments: str, failpoint: str = "") -> Any:
+def run_process(
+    store_url: str, raw_dir: Path, *arguments: str, failpoint: str = "", **options: Any
+) -> Any:
     command = [sys.executable, "batch_ingestion.py", "--local-only", "--api-url", store_url]
     return subprocess.run(
         [*command, "--raw-dir", str(raw_dir), "--json", *arguments],
@@ -494,6 +536,7 @@ def run_process(store_url: str, raw_dir: Path, *arguments: str, failpoint: str =
         capture_output=True,
         timeout=60,
         check=False,
+        **options,
     )
 
 
@@ -581,6 +624,8 @@ def test_the_log_goes_to_stderr_and_the_table_to_stdout(
     ("arguments", "sentence"),
     [
         (["--resume", "--local-only"], "exclude each other"),
+        (["--resume", "--replay-quarantine"], "exclude each other"),
+        (["--resume", "--no-disk"], "nothing waits for --resume: give the --run-id"),
         (["--project-id", "your-project-id"], "GCP_PROJECT_ID is still the placeholder"),
         (
             ["--project-id", "p", "--bucket-name", "your-project-id-raw-data-2026-xyz"],
@@ -604,12 +649,58 @@ def test_wrong_configuration_ends_with_exit_2_and_what_to_edit(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--run-id", "../../etc"], ["--entities", "carts"], ["--nonsense"]]
+    "arguments", [["--run-id", "../../etc"], ["--entities", "coupons"], ["--nonsense"]]
 )
 def test_wrong_usage_ends_with_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         batch.main(arguments)
     assert stopped.value.code == 2
+
+
+def test_a_run_id_is_a_uuid_or_is_derived_from_a_name() -> None:
+    def run_id_of(text: str) -> str | None:
+        parsed: str | None = batch.build_parser().parse_args(["--run-id", text]).run_id
+        return parsed
+
+    assert run_id_of(RUN_ID.upper()) == run_id_of(RUN_ID.replace("-", "")) == RUN_ID
+    # what a scheduler can give again: the same for each retry, on each machine
+    assert run_id_of("name:2026-11-22") == "a30d5879-dd61-5aef-a12d-ad70f0690a7c"
+    assert run_id_of("name:2026-11-23") != run_id_of("name:2026-11-22")
+    assert run_id_of("") is None  # an empty value counts as none
+
+
+@pytest.mark.parametrize("text", ["2026-11-22", "name:", "name: ", RUN_ID[:-1]])
+def test_another_run_id_is_refused_with_the_two_forms(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        batch.main(["--run-id", text])
+    assert stopped.value.code == 2
+    assert f"'{text}' is no UUID; any text becomes one as 'name:TEXT'" in capsys.readouterr().err
+
+
+def test_the_raw_folder_lies_in_the_project_or_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value, expected in (
+        (None, PROJECT_FOLDER / "raw"),
+        ("", PROJECT_FOLDER / "raw"),
+        ("landed", PROJECT_FOLDER / "landed"),
+        (str(tmp_path), tmp_path),
+    ):
+        monkeypatch.delenv("RAW_DIR", raising=False)
+        if value is not None:
+            monkeypatch.setenv("RAW_DIR", value)
+        assert batch.build_parser().parse_args([]).raw_dir == expected
+        assert batch.build_parser().parse_args(["--raw-dir", ""]).raw_dir == expected
+
+
+@pytest.mark.parametrize("variable", ["CLOUD_RUN_JOB", "K_SERVICE"])
+def test_cloud_run_has_no_disk(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not batch.build_parser().parse_args([]).no_disk
+    monkeypatch.setenv(variable, "batch")
+    assert batch.build_parser().parse_args([]).no_disk
 
 
 def test_the_help_shows_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -621,19 +712,27 @@ def test_the_help_shows_examples_and_exit_codes(capsys: pytest.CaptureFixture[st
 
 
 def test_the_exit_code_tells_the_worst_outcome() -> None:
-    outcome = batch.Outcome("users", RUN_ID, "done")
+    outcome = summary.Outcome("users", RUN_ID, "done")
     waiting, failed = replace(outcome, status="waiting"), replace(outcome, status="failed")
-    assert batch.exit_code([outcome]) == 0
-    assert batch.exit_code([outcome, waiting]) == 3
-    assert batch.exit_code([waiting, failed, outcome]) == 1
+    assert summary.exit_code([outcome]) == 0
+    assert summary.exit_code([outcome, waiting]) == 3
+    assert summary.exit_code([waiting, failed, outcome]) == 1
 
 
-def test_the_command_that_finishes_the_job_carries_the_flags_of_its_place() -> None:
+def test_the_command_that_finishes_the_job_carries_the_flags_of_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT_FOLDER)
     arguments = ["--raw-dir", "my raw", "--bucket-name", "b", "--entities", "users"]
     parsed = batch.build_parser().parse_args(arguments)
-    assert batch.resume_command(parsed) == (
-        "python batch_ingestion.py --resume --bucket-name b --raw-dir 'my raw'"
+    assert batch.commands(parsed).resume == (
+        "python batch_ingestion.py --resume --bucket-name b "
+        f"--raw-dir '{PROJECT_FOLDER / 'my raw'}'"
     )
+    # from elsewhere the script is named with its folder
+    monkeypatch.chdir(tmp_path)
+    plain = batch.commands(batch.build_parser().parse_args([]))
+    assert plain.resume == f"python {PROJECT_FOLDER / 'batch_ingestion.py'} --resume"
 
 
 # a large answer

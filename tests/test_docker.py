@@ -159,23 +159,88 @@ def test_what_git_ignores_stays_out_of_the_image() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["requirements.txt", "ingestion/settings.py", "Makefile", "terraform/schemas/users_raw.json"],
+    [
+        "requirements.txt",
+        "requirements-local.txt",
+        "ingestion/settings.py",
+        "Makefile",
+        "terraform/schemas/users_raw.json",
+    ],
 )
 def test_the_project_itself_is_in_the_image(path: str) -> None:
     assert (PROJECT_FOLDER / path).is_file()
     assert not is_kept_out(path)
 
 
-def test_dockerfile_is_hadolint_clean() -> None:
-    hadolint = [TOOLS / "hadolint", PROJECT_FOLDER / "Dockerfile"]
-    answer = subprocess.run(hadolint, capture_output=True, text=True, check=False)
-    assert (answer.returncode, answer.stdout) == (0, "")
+def stage(name: str) -> str:
+    """Return the lines of the Dockerfile that make one stage."""
+    found = re.search(rf"^FROM \S+ AS {name}\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.M | re.S)
+    assert found, f"the Dockerfile has no stage {name}"
+    return found[1]
 
 
-def test_shell_files_are_shellcheck_clean() -> None:
-    shellcheck = [TOOLS / "shellcheck", BANNER, PROJECT_FOLDER / ".ci" / "run"]
-    answer = subprocess.run(shellcheck, capture_output=True, text=True, check=False)
-    assert (answer.returncode, answer.stdout) == (0, "")
+def test_runtime_is_no_root_and_copies_the_stages_and_their_parts_only() -> None:
+    runtime = stage("runtime")
+    assert re.findall(r"^USER (.*)$", runtime, re.M) == ["1000:1000"]
+    copied = [
+        source
+        for line in re.findall(r"^COPY --chown=1000:1000 (.*)$", runtime, re.M)
+        for source in line.split()[:-1]
+    ]
+    assert sorted(copied) == [
+        "batch_ingestion.py",
+        "ey_test_tech",
+        "ingestion",
+        "kpi_report.py",
+        "near_realtime_ingestion_2.py",
+        "reporting",
+        "terraform/schemas",
+    ]
+    assert all((PROJECT_FOLDER / path).exists() for path in copied)
+    assert "requirements-local" not in runtime + stage("runtime-packages")
+
+
+def test_make_image_builds_the_runtime_for_cloud_runs_processor() -> None:
+    (command,) = docker_commands(make_dry_run("image"))
+    assert command[command.index("--target") + 1] == "runtime"
+    assert command[command.index("--platform") + 1] == "linux/amd64"
+
+
+def test_make_push_prints_the_line_that_terraform_takes(tmp_path: Path) -> None:
+    digest = "sha256:" + "0123456789abcdef" * 4
+    registry = "europe-west9-docker.pkg.dev/my-project/fake-store"
+    calls = tmp_path / "calls"
+    docker = tmp_path / "docker"
+    known_as = f"elsewhere/pipeline@{digest}\n{registry}/pipeline@{digest}"
+    docker.write_text(
+        f'#!/bin/sh\necho "$@" >> {calls}\nif [ "$1" = image ]; then echo "{known_as}"; fi\n'
+    )
+    docker.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    push = ["make", "--no-print-directory", "--silent", "push", f"REGISTRY={registry}"]
+    answer = subprocess.run(
+        push,
+        cwd=PROJECT_FOLDER,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.splitlines() == [f'image = "{registry}/pipeline@{digest}"']
+    assert [line.split()[0] for line in calls.read_text().splitlines()] == [
+        *("build", "tag", "push", "image")
+    ]
+    terraform = (PROJECT_FOLDER / "terraform/variables_unattended.tf").read_text(encoding="utf-8")
+    pattern = re.search(r'can\(regex\("(.*@sha256.*)", var\.image', terraform)
+    assert pattern
+    assert re.fullmatch(pattern[1], f"{registry}/pipeline@{digest}")
+
+
+def test_make_push_without_a_registry_says_what_to_do() -> None:
+    push = ["make", "--no-print-directory", "push", "REGISTRY="]
+    answer = subprocess.run(push, cwd=PROJECT_FOLDER, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert "There is no registry yet: run 'terraform -chdir=terraform apply'" in answer.stdout
 
 
 def banner(project_id: str) -> str:
@@ -376,3 +441,28 @@ def test_container_runs_the_demo_as_the_hosts_user(project: Path, image: str) ->
     answer = run_in_container(project, image, f"test $PLANTED = {NOT_FOR_THE_IMAGE} && make demo")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert {path.lstat().st_uid for path in project.rglob("*")} == {USER_ID}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_runtime_image_has_what_the_stages_need_and_no_more(project: Path) -> None:
+    if not shutil.which("docker"):
+        pytest.skip("docker is not installed")
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        pytest.skip("no Docker daemon answers")
+    name = f"{IMAGE}-test"
+    subprocess.run(["make", "image", f"IMAGE={name}"], cwd=project, check=True)
+    command = (
+        "id -u && dbt --version && python batch_ingestion.py --help > /dev/null"
+        " && python kpi_report.py --help > /dev/null && mkdir raw events && touch raw/x events/x"
+        " && python near_realtime_ingestion_2.py --help > /dev/null"
+        " && python -c 'import ingestion.batch.bronze, ingestion.carts.publisher, reporting.output'"
+        " && ! which java terraform make uv pip"
+        f" && ! grep --recursive --files-with-matches {NOT_FOR_THE_IMAGE} /app /home /tmp"
+    )
+    run = ["docker", "run", "--rm", f"{name}-runtime", "sh", "-c", command]
+    answer = subprocess.run(run, capture_output=True, text=True, check=False)
+    remove = ["docker", "image", "rm", "--force", f"{name}-runtime"]
+    subprocess.run(remove, capture_output=True, check=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert answer.stdout.splitlines()[0] == "1000"

@@ -15,14 +15,24 @@ import responses
 import yaml
 
 import kpi_report
+from reporting import gold as reading
+from reporting.charts import charts_of
+from reporting.gold import Gold, ReportError
+from reporting.health import warnings_of
+from reporting.output import OutputError, write_page
+from reporting.page import render
+from reporting.parts import DETAILS, PARTS
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 HOSTILE = "</script><script>alert('x')</script> \"quoted\" <b>\u202eright to left"
 GOLD_MODELS = Path(kpi_report.__file__).parent / "ey_test_tech" / "models" / "gold"
 
 
-def gold_rows() -> dict[str, list[dict[str, Any]]]:
-    """Return rows for every table that the page shows: a shop in which all is well."""
+def gold_rows(days: int = 1) -> dict[str, list[dict[str, Any]]]:
+    """Return rows for every table that the page shows: a shop in which all is well.
+
+    `days` is how many the pipeline has been at work.
+    """
     day = date(2020, 3, 1)
     return {
         "kpi_totals": [
@@ -73,13 +83,14 @@ def gold_rows() -> dict[str, list[dict[str, Any]]]:
         ],
         "kpi_cart_lifecycle": [
             {
-                "day": day,
+                "day": day - timedelta(days=n),
                 "snapshot_carts": 7,
                 "created_carts": 1,
                 "modifications": 2,
                 "deleted_carts": 1,
                 "average_life_hours": Decimal("0.5"),
             }
+            for n in range(days)
         ],
         "pipeline_runs": [
             {
@@ -89,12 +100,12 @@ def gold_rows() -> dict[str, list[dict[str, Any]]]:
                 "quarantined": 0,
                 "finished_at": NOW,
                 "loaded_at": NOW,
-                "run_id": "0b3e",
+                "run_id": "0b3e6c1e-5d0f-4a4e-9d52-6d4f0a7f2c11",
             }
         ],
         "pipeline_health": [
             {
-                "day": day,
+                "day": day - timedelta(days=n),
                 "runs": 2,
                 "failed_runs": 0,
                 "records": 30,
@@ -105,13 +116,26 @@ def gold_rows() -> dict[str, list[dict[str, Any]]]:
                 "rejected_events": 0,
                 "average_lag_seconds": Decimal("0.2"),
                 "max_lag_seconds": Decimal("0.5"),
+                "verified_through": None,
             }
+            for n in range(days)
         ],
     }
 
 
+def gold_of(rows: dict[str, list[dict[str, Any]]], age: timedelta = timedelta()) -> Gold:
+    return Gold(rows, NOW - age)
+
+
 def test_nothing_is_wrong_when_all_is_well() -> None:
-    assert kpi_report.warnings_of(gold_rows(), NOW) == []
+    assert warnings_of(gold_of(gold_rows()), NOW) == []
+
+
+@pytest.mark.parametrize(("hours", "number"), [(19, 0), (24, 1), (72, 1)])
+def test_gold_that_no_dbt_build_has_renewed_is_said_to_be_old(hours: int, number: int) -> None:
+    warnings = warnings_of(gold_of(gold_rows(), timedelta(hours=hours)), NOW)
+    assert len(warnings) == number
+    assert all(f"{hours} hours ago: no dbt build has succeeded since" in one for one in warnings)
 
 
 @pytest.mark.parametrize(
@@ -135,16 +159,22 @@ def test_each_thing_that_is_wrong_is_one_sentence(
 ) -> None:
     gold = gold_rows()
     gold[table][0].update(change)
-    warnings = kpi_report.warnings_of(gold, NOW)
+    warnings = warnings_of(gold_of(gold), NOW)
     assert len(warnings) == 1
     assert sentence in warnings[0]
 
 
+def test_what_gold_cannot_know_is_told_first() -> None:
+    gold = gold_of({**gold_rows(), "pipeline_runs": []})
+    page = render(gold, NOW, ["dbt <failed>"], project_id="p", dataset_id="gold_data", docs=None)
+    assert "<ul><li>dbt &lt;failed&gt;</li><li>No batch run is recorded" in page
+
+
 def test_every_column_shown_is_in_the_contract_of_its_gold_table() -> None:
-    for part in (kpi_report.TOTALS, *kpi_report.PARTS):
+    for part in PARTS:
         contract = yaml.safe_load((GOLD_MODELS / f"{part.name}.yml").read_text())
         columns = {column["name"] for column in contract["models"][0]["columns"]}
-        assert {column.name for column in part.columns} <= columns
+        assert {column.name for column in part.shown} <= columns
 
 
 def test_a_placeholder_project_is_a_configuration_error(
@@ -164,7 +194,7 @@ def bigquery_error(status: int, reason: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "reason", "sentence"),
     [
-        (404, "notFound", "kpi_totals does not exist: check --project-id, then run dbt build"),
+        (404, "notFound", "kpi_totals does not exist: check --project-id and GCP_REGION, then run"),
         (403, "accessDenied", "No permission to read some-project.gold_data.kpi_totals: grant"),
         (503, "backendError", "BigQuery did not give some-project.gold_data.kpi_totals"),
     ],
@@ -179,14 +209,61 @@ def test_what_bigquery_refuses_is_one_sentence_and_exit_1(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://bigquery.test")
-    monkeypatch.setattr(kpi_report, "QUERY_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(reading, "QUERY_TIMEOUT_SECONDS", 0.5)
     url = re.compile(r"http://bigquery\.test/.*")
     responses.post(url, json=bigquery_error(status, reason), status=status)
     page = tmp_path / "index.html"
+    page.write_text("the page before")
     assert kpi_report.main(["--project-id", "some-project", "--output", str(page)]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert sentence in line
-    assert not page.exists()
+    assert page.read_text() == "the page before"
+
+
+@pytest.mark.parametrize("blocked", ["the folder is a file", "the page is a folder"])
+def test_a_page_that_cannot_be_written_is_one_sentence(blocked: str, tmp_path: Path) -> None:
+    page = tmp_path / "report" / "index.html"
+    if blocked == "the folder is a file":
+        page.parent.write_text("in the way")
+    else:
+        page.mkdir(parents=True)
+    with pytest.raises(OutputError, match=rf"cannot be written to {page} \(.+\): give another"):
+        write_page("new", str(page), "p")
+
+
+def test_a_page_is_replaced_whole_and_its_folder_made(tmp_path: Path) -> None:
+    page = tmp_path / "a" / "b" / "index.html"
+    write_page("first", str(page), "p")
+    before = page.stat().st_ino
+    write_page("second", str(page), "p")
+    assert page.read_text() == "second"
+    # another file under the same name: whoever was reading the first one still can
+    assert page.stat().st_ino != before
+    assert [file.name for file in page.parent.iterdir()] == ["index.html"]
+
+
+def test_gold_that_is_older_than_the_report_is_one_sentence() -> None:
+    lifecycle = next(part for part in DETAILS if part.name == "kpi_cart_lifecycle")
+    with pytest.raises(ReportError, match="Gold table t has no column snapshot_carts"):
+        reading.columns_of(lifecycle, {"day": date(2020, 3, 1)}, "t")
+
+
+def test_a_column_that_gold_does_not_have_yet_is_missed_quietly() -> None:
+    health = next(part for part in PARTS if part.name == "pipeline_health")
+    row = gold_rows()["pipeline_health"][0]
+    row.pop("verified_through")
+    assert reading.columns_of(health, row, "t")["verified_through"] is None
+
+
+def test_a_few_days_are_a_table_and_more_are_a_chart_for_each_kind_of_change() -> None:
+    lifecycle = next(part for part in DETAILS if part.name == "kpi_cart_lifecycle")
+    assert charts_of(lifecycle, gold_rows(days=2)["kpi_cart_lifecycle"]) == {}
+    charts = charts_of(lifecycle, gold_rows(days=3)["kpi_cart_lifecycle"])
+    assert list(charts) == ["Created", "Modified", "Deleted"]
+    # three bars on an axis of four weeks, so that none fills the width
+    first, after_last = charts["Created"]["encoding"]["x"]["scale"]["domain"]
+    assert (first["month"], first["date"]) == (2, 2)
+    assert (after_last["month"], after_last["date"]) == (3, 2)
 
 
 @pytest.fixture(scope="module")
@@ -224,15 +301,15 @@ class Opened:
         return [text.strip() for text in cells.all_inner_texts()]
 
 
-def write_page(path: Path, gold: dict[str, list[dict[str, Any]]]) -> Path:
-    page = kpi_report.render(gold, NOW, project_id="p", dataset_id="gold_data", docs=None)
+def page_of(path: Path, gold: dict[str, list[dict[str, Any]]]) -> Path:
+    page = render(gold_of(gold), NOW, project_id="p", dataset_id="gold_data", docs=None)
     path.write_text(page, encoding="utf-8")
     return path
 
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Opened]:
-    opened = Opened(browser, write_page(tmp_path / "index.html", gold_rows()))
+    opened = Opened(browser, page_of(tmp_path / "index.html", gold_rows()))
     yield opened
     opened.page.close()
 
@@ -240,11 +317,12 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Opened]:
 def test_the_page_asks_for_nothing_and_complains_of_nothing(opened: Opened) -> None:
     assert [url for url in opened.requests if not url.startswith("file:")] == []
     assert opened.errors == []
-    assert opened.page.locator(".chart svg").count() == 4
+    # by day, by category and by product; one day of changes is no chart
+    assert opened.page.locator(".chart svg").count() == 3
 
 
 def test_the_page_is_under_three_megabytes(tmp_path: Path) -> None:
-    assert write_page(tmp_path / "index.html", gold_rows()).stat().st_size < 3_000_000
+    assert page_of(tmp_path / "index.html", gold_rows()).stat().st_size < 3_000_000
 
 
 def test_figures_on_the_page_are_golds(opened: Opened) -> None:
@@ -276,16 +354,79 @@ def test_the_filter_keeps_the_rows_that_match(opened: Opened) -> None:
 
 def test_empty_gold_gives_a_page_that_says_so(browser: Any, tmp_path: Path) -> None:
     empty: dict[str, list[dict[str, Any]]] = {table: [] for table in gold_rows()}
-    opened = Opened(browser, write_page(tmp_path / "empty.html", empty))
+    opened = Opened(browser, page_of(tmp_path / "empty.html", empty))
     assert "Gold holds no cart yet" in opened.page.inner_text("main")
     assert opened.errors == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(browser: Any, tmp_path: Path, scheme: str) -> None:
-    path = write_page(tmp_path / "index.html", gold_rows())
-    viewport = {"width": 360, "height": 740}
+@pytest.mark.parametrize("width", [360, 800, 1200, 1440])
+def test_nothing_runs_out_of_the_page_or_of_its_card(
+    browser: Any, tmp_path: Path, width: int, scheme: str
+) -> None:
+    path = page_of(tmp_path / "index.html", gold_rows(days=40))
+    viewport = {"width": width, "height": 740}
     opened = Opened(browser, path, viewport=viewport, color_scheme=scheme)
-    assert opened.page.evaluate("document.documentElement.scrollWidth") == 360
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+    # a table wider than its card scrolls in it, and from a tablet on no table has to
+    wide = opened.page.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth)"
+        ".map(s => s.firstElementChild.id)"
+    )
+    assert width < 1200 or wide == []
+    charts = opened.page.evaluate(
+        "[...document.querySelectorAll('.chart')].map(chart => [chart.clientWidth,"
+        " chart.querySelector('svg').getBoundingClientRect().width])"
+    )
+    assert len(charts) == 6
+    assert all(drawn <= place for place, drawn in charts)
     background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(246, 247, 249)", "dark": "rgb(18, 22, 29)"}[scheme]
+
+
+def test_paper_is_white_whatever_the_screen_is(browser: Any, tmp_path: Path) -> None:
+    path = page_of(tmp_path / "index.html", gold_rows(days=40))
+    opened = Opened(browser, path, color_scheme="dark", viewport={"width": 1440, "height": 900})
+    opened.page.emulate_media(media="print", color_scheme="dark")
+    # as wide as A4 between its margins
+    opened.page.set_viewport_size({"width": 718, "height": 1000})
+    colours = opened.page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,"
+        " getComputedStyle(document.querySelector('.chart text')).fill]"
+    )
+    assert colours == ["rgb(255, 255, 255)", "rgb(0, 0, 0)", "rgb(0, 0, 0)"]
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == 718
+    too_wide = "[...document.querySelectorAll('.scroll')].some(s => s.scrollWidth > s.clientWidth)"
+    assert not opened.page.evaluate(too_wide)
+
+
+def test_what_is_wrong_is_said_on_top_and_leads_to_the_list(browser: Any, tmp_path: Path) -> None:
+    gold = gold_rows()
+    gold["pipeline_runs"][0]["status"] = "failed"
+    opened = Opened(browser, page_of(tmp_path / "index.html", gold))
+    opened.page.get_by_role("link", name="1 thing needs a look").click()
+    assert opened.page.url.endswith("#health")
+    headings = opened.page.locator("h2").all_inner_texts()
+    assert headings == ["The whole shop", "Health", "Details"]
+
+
+def test_the_first_sentence_says_until_when_the_figures_are_verified(tmp_path: Path) -> None:
+    gold = gold_rows(days=3)
+    page = page_of(tmp_path / "index.html", gold)
+    assert "Verified against the shop" not in page.read_text()
+    gold["pipeline_health"][1]["verified_through"] = datetime(2020, 2, 29, 7, 5, tzinfo=UTC)
+    gold["pipeline_health"][2]["verified_through"] = datetime(2020, 2, 28, 7, 5, tzinfo=UTC)
+    text = re.sub(r"<[^>]+>", "", page_of(page, gold).read_text().partition("<main>")[0])
+    assert "Verified against the shop until 2020-02-29 07:05 UTC." in text
+
+
+def test_every_amount_of_money_is_named_once(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "index.html", gold_rows()).read_text()
+    assert page.count("its API names no currency") == 1
+    tiles = re.findall(r'data-figure="(\w+)".*?>([^<]+)<small>([^<]+)</small>', page)
+    assert [(name, unit) for name, _, unit in tiles] == [
+        ("value", "at list price"),
+        ("units", "pieces"),
+        ("carts", "carts"),
+        ("average_cart_value", "at list price"),
+    ]

@@ -13,8 +13,9 @@ from dotenv import dotenv_values
 import batch_ingestion
 import near_realtime_ingestion_2
 import start_apis_GCP
-from ingestion.batch import bronze as bronze_load
-from ingestion.batch import landing as raw_landing
+from ingestion.batch.entities import ENTITIES
+from ingestion.batch.lines import envelope
+from ingestion.batch.load import MANIFEST_TABLE
 from ingestion.project import PROJECT_FOLDER
 from tests.support.terraform_cli import VARIABLES, Terraform, terraform_with_a_provider
 
@@ -103,10 +104,10 @@ def test_partition_and_cluster_columns_exist_in_the_schemas(plan: Plan) -> None:
 
 
 def test_the_batch_stage_writes_the_columns_of_its_tables() -> None:
-    line = json.loads(raw_landing.envelope("run", "now", "url") + b"{}}")
-    for entity in batch_ingestion.ENTITIES:
+    line = json.loads(envelope("run", "now", "url") + b"{}}")
+    for entity in ENTITIES:
         assert {column["name"] for column in SCHEMAS[f"{entity}_raw"]} == line.keys()
-    assert bronze_load.MANIFEST_TABLE in SCHEMAS
+    assert MANIFEST_TABLE in SCHEMAS
 
 
 def test_the_events_table_has_the_columns_that_write_metadata_writes() -> None:

@@ -1,4 +1,4 @@
-"""The README says what is so: flags, targets, links, dependencies and error texts are compared."""
+"""README and docs say what is so: flags, targets, links, dependencies and error texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from ingestion.project import PROJECT_FOLDER
 
-README = (PROJECT_FOLDER / "README.md").read_text(encoding="utf-8")
+PAGES = [PROJECT_FOLDER / "README.md", *sorted((PROJECT_FOLDER / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 SCRIPTS = [
     "batch_ingestion",
     "near_realtime_ingestion_2",
@@ -24,13 +25,13 @@ PROGRAMS = {
     **{f"{script}.py": script for script in SCRIPTS},
     "python -m local_gcp": "local_gcp.__main__",
 }
-PROSE = [PROJECT_FOLDER / "README.md", *PROJECT_FOLDER.glob("*/README.md")]
+PROSE = [*PAGES, PROJECT_FOLDER / "CHANGELOG.md", *PROJECT_FOLDER.glob("*/README.md")]
 
 
 def section(heading: str) -> str:
-    """Return the README's text under a heading, up to the next heading."""
-    found = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#{{1,3}} |\Z)", README, re.M | re.S)
-    assert found, f"the README has no section '{heading}'"
+    """Return the text under a heading of the README or a page, up to the next heading."""
+    found = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#{{1,3}} |\Z)", TEXT, re.M | re.S)
+    assert found, f"no page has a section '{heading}'"
     return found[2]
 
 
@@ -58,14 +59,14 @@ def test_every_flag_of_a_program_is_in_its_table_and_no_other(
 def test_flags_in_the_commands_shown_exist() -> None:
     for program, module in PROGRAMS.items():
         parser = importlib.import_module(module).build_parser()
-        for command in re.findall(rf"{program}[^|`\n]*(?:\\\n[^\n]*)*", README, re.M):
+        for command in re.findall(rf"{program}[^|`\n]*(?:\\\n[^\n]*)*", TEXT, re.M):
             assert set(re.findall(r"--[a-z][a-z-]+", command)) - {"--help"} <= flags_of(parser)
 
 
 def test_every_make_target_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (PROJECT_FOLDER / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", README, re.M))
-    assert named, "the README names no make target"
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", TEXT, re.M))
+    assert named, "no page names a make target"
     assert named <= targets
 
 
@@ -86,8 +87,8 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 def test_every_direct_dependency_is_pinned_and_explained() -> None:
     pins = []
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        lines = (PROJECT_FOLDER / name).read_text().splitlines()
+    for path in PROJECT_FOLDER.glob("requirements*.txt"):
+        lines = path.read_text().splitlines()
         pins += [line for line in lines if line and not line.startswith(("#", "-r"))]
     assert all(re.fullmatch(r"[A-Za-z0-9._\[\]-]+==[\w.]+", pin) for pin in pins)
     explained = set(re.findall(r"`([\w.-]+)`", section("Dependencies")))

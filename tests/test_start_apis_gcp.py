@@ -20,7 +20,7 @@ from google.api_core.exceptions import Unauthorized
 from google.auth.exceptions import RefreshError
 
 import start_apis_GCP
-from start_apis_GCP import APIS, Result, explain, is_loopback, report
+from start_apis_GCP import APIS, UNATTENDED_APIS, Result, explain, is_loopback, result_lines
 
 PROJECT = "fake-store-test"
 AGENT = "service-424242@gcp-sa-pubsub.iam.gserviceaccount.com"
@@ -172,6 +172,14 @@ def test_what_is_off_is_enabled_in_one_batch_and_awaited(
     assert lines[0] == "already on      bigquery.googleapis.com"
     assert lines[1] == "switched on     bigquerystorage.googleapis.com"
     assert lines[-1] == f"agent ready     {AGENT}"
+
+
+def test_what_runs_unattended_has_its_apis_enabled_when_asked(
+    service_usage: ServiceUsage,
+) -> None:
+    assert run("--unattended") == 0
+    assert service_usage.on == {*APIS, *UNATTENDED_APIS}
+    assert len([*APIS, *UNATTENDED_APIS]) <= 20  # what one batch takes
 
 
 def test_progress_is_told_while_google_works(
@@ -361,14 +369,14 @@ def test_keyless_credentials_are_taken_like_a_key(
     path = tmp_path / "credentials.json"
     path.write_text(json.dumps({**file, "credential_source": {"file": str(tmp_path / "token")}}))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-    access = start_apis_GCP.connect("https://serviceusage.googleapis.com", PROJECT)
+    access = start_apis_GCP.authenticate("https://serviceusage.googleapis.com", PROJECT)
     assert access.credentials.service_account_email == ACCOUNT
 
 
 def test_calls_are_counted_on_the_project_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = google.oauth2.credentials.Credentials("token", quota_project_id="another")
     monkeypatch.setattr(google.auth, "default", lambda **_: (mine, None))
-    access = start_apis_GCP.connect("https://serviceusage.googleapis.com", PROJECT)
+    access = start_apis_GCP.authenticate("https://serviceusage.googleapis.com", PROJECT)
     assert access.credentials.quota_project_id == PROJECT
 
 
@@ -405,7 +413,7 @@ def test_one_batch_holds_all_apis() -> None:
 
 def test_report_lists_the_apis_in_order() -> None:
     result = Result(PROJECT, ["c.googleapis.com"], ["a.googleapis.com"], [], None)
-    assert report(result).split() == [
+    assert result_lines(result).split() == [
         "switched",
         "on",
         "a.googleapis.com",

@@ -15,7 +15,6 @@ totals as (
         'kpi_products': 'product_id',
         'kpi_categories': 'category',
         'kpi_users': 'coalesce(user_id, -1)',
-        'kpi_totals': 'carts',
     }.items() %}
     union all
     select

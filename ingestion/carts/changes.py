@@ -7,6 +7,7 @@ Everything here is pure: no clock, no file, no network. A snapshot is a mapping 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple
@@ -18,13 +19,20 @@ MODIFIED = "com.fakestoreapi.cart_modified"
 DELETED = "com.fakestoreapi.cart_deleted"
 
 # a poll that would delete more than this share of the known carts, and more than this many
-# carts, is taken for an incident of the source until so many polls in a row agree
+# carts, is taken for an incident of the source until so many polls in a row agree that span so
+# many poll intervals; an answer may come a tenth of an interval early
 GATE_SHARE = 0.30
 GATE_CARTS = 2
 GATE_POLLS = 3
+GATE_INTERVALS = 3
+GATE_SLACK = 0.1
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# silver believes a cart's date from 1970 to ten years from the day on which it is built
+YEARS_AHEAD = 10
+_ZONE = r"(?:[Zz]|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)"
+_DATE = re.compile(rf"\d{{4}}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{{1,6}})?{_ZONE}?)?", re.ASCII)
 
 # BigQuery's integers; JSON has longer ones
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -101,10 +109,28 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class HeldDeletions(msgspec.Struct, frozen=True):
-    """Carts that the last `polls` polls in a row all missed, and that are not yet deleted."""
+    """Carts not deleted yet, that the last `polls` polls have all missed, from `since` on."""
 
     polls: int = 0
     cart_ids: tuple[int, ...] = ()
+    since: datetime | None = None
+
+
+def check_date(date: str, latest: datetime) -> None:
+    """Raise ValueError where silver could not read a cart's date, or would not believe it.
+
+    What BigQuery casts to TIMESTAMP: at most six decimals, a zone within 14 hours; the values are
+    those that silver takes, from 1970 to `latest`.
+    """
+    if not _DATE.fullmatch(date):
+        raise ValueError("date is no date or date-time that BigQuery can read")
+    if not EPOCH <= instant_of(date) <= latest:
+        raise ValueError(f"date is not between 1970 and {YEARS_AHEAD} years from now")
+
+
+def latest_date(now: datetime) -> datetime:
+    """Return the last date that is believed in a cart that is read at `now`."""
+    return now + YEARS_AHEAD * timedelta(days=365)
 
 
 def instant_of(date: str) -> datetime:
@@ -185,22 +211,33 @@ def make_event(change: Change, previous_sequence: str | None, poll: PollContext)
 
 
 def gate_deletions(
-    missing: frozenset[int], known_count: int, held: HeldDeletions, *, accept: bool
+    missing: frozenset[int],
+    known_count: int,
+    held: HeldDeletions,
+    *,
+    moment: datetime,
+    poll_interval: float,
+    accept: bool,
 ) -> tuple[frozenset[int], HeldDeletions]:
     """Decide which of the `missing` carts are deleted now, and which are held.
 
     Few missing carts are deleted at once. Of a mass loss, only what GATE_POLLS polls in a row
-    agree about is: a cart that comes back in between is not deleted, and one that goes missing
-    later waits for its own turn.
+    agree about is, and not before GATE_INTERVALS poll intervals have passed between the first and
+    this one, which came at `moment`: retries in quick succession do not confirm each other. A
+    cart that comes back in between is not deleted, and one that goes missing later waits for its
+    own turn.
     """
     if accept or not _is_mass_loss(len(missing), known_count):
         return missing, HeldDeletions()
     agreed = missing.intersection(held.cart_ids) if held.polls else missing
     if not _is_mass_loss(len(agreed), known_count):
         agreed, held = missing, HeldDeletions()
-    if held.polls + 1 >= GATE_POLLS:
+    # a clock that has been set back since begins to count the time anew
+    since = min(held.since or moment, moment)
+    span = timedelta(seconds=poll_interval * (GATE_INTERVALS - GATE_SLACK))
+    if held.polls + 1 >= GATE_POLLS and moment - since >= span:
         return agreed, HeldDeletions()
-    return frozenset(), HeldDeletions(held.polls + 1, tuple(sorted(agreed)))
+    return frozenset(), HeldDeletions(held.polls + 1, tuple(sorted(agreed)), since)
 
 
 def _is_mass_loss(missing_count: int, known_count: int) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -26,9 +26,10 @@ from google.api_core.retry import AsyncRetry
 from google.pubsub_v1 import PublishRequest, PubsubMessage
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 
-from ingestion.carts.outbox import Obstacle, Refusal, Sending
+from ingestion.carts.destination import topic_path
+from ingestion.carts.publishing import Rejection, RoundResult, StopReason
 from ingestion.durable_files import failpoint
-from ingestion.settings import ConfigurationError, credentials, setting
+from ingestion.settings import credentials, setting
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ CALL_SECONDS = 5.0
 MAX_REQUEST_BYTES = 10_000_000
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
-TOPIC_ID = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 
 # after an outage gRPC would wait up to two minutes before it connects again, and it would not
 # notice a connection that leads nowhere
@@ -53,7 +53,7 @@ _CHANNEL_OPTIONS = (
 
 Code = grpc.StatusCode
 # they say something about this event, or about who we are; everything else may pass
-_REFUSES_EVENT = {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE}
+_REJECTS_EVENT = {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE}
 _REFUSES_US = {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED, Code.NOT_FOUND}
 # a server between us and the service may have a smaller limit than the service
 _TOO_LARGE = "larger than max"
@@ -77,11 +77,9 @@ class PubSubPublisher:
         self, project_id: str, topic_id: str, stopped: Callable[[], bool], retry_seconds: float
     ) -> None:
         """Connect lazily. Retrying ends after `retry_seconds`, or when `stopped`."""
-        if not TOPIC_ID.fullmatch(topic_id):
-            raise ConfigurationError(f"'{topic_id}' is no name of a Pub/Sub topic: see --topic.")
         self.project_id = project_id
         self.topic_id = topic_id
-        self._topic = f"projects/{project_id}/topics/{topic_id}"
+        self._topic = topic_path(project_id, topic_id)
         self._metadata = (to_grpc_metadata([("topic", self._topic)]),)  # type: ignore[no-untyped-call]
         self._stopped = stopped
         self._loop = asyncio.Runner()
@@ -103,38 +101,44 @@ class PubSubPublisher:
         self._loop.run(self._transport.close())  # type: ignore[no-untyped-call]
         self._loop.close()
 
-    def send(self, events: Sequence[bytes]) -> Sending:
-        """Publish CloudEvents documents; return which have left, in the order given.
+    def publish(self, events: Sequence[bytes], deadline: float | None = None) -> RoundResult:
+        """Publish CloudEvents documents; return which were acknowledged, in the order given.
 
-        Ends early when the topic cannot be reached or used, and when `stopped`: what is in
-        flight is settled first. Never raises for anything that the service answers.
+        Ends early when the topic cannot be reached or used, at `deadline` (a time.monotonic()),
+        and when `stopped`: what is in flight is settled first. Never raises for anything that
+        the service answers.
         """
-        return self._loop.run(self._send(events))
+        return self._loop.run(self._publish(events, deadline))
 
-    async def _send(self, events: Sequence[bytes]) -> Sending:
+    async def _publish(self, events: Sequence[bytes], deadline: float | None) -> RoundResult:
         chains: dict[str, list[int]] = {}
         for position, document in enumerate(events):
             chains.setdefault(_decode_key(document).partitionkey, []).append(position)
         round_ = _Round(events)
         waiting = iter(chains.items())
         workers = min(IN_FLIGHT, len(chains))
-        await asyncio.gather(*(self._work(waiting, round_) for _ in range(workers)))
-        left = [events[position] for position in sorted(round_.left)]
-        refused = [
-            Refusal(events[position], reason) for position, reason in sorted(round_.refused.items())
+        try:
+            async with asyncio.timeout(deadline and deadline - time.monotonic()):
+                await asyncio.gather(*(self._work(waiting, round_) for _ in range(workers)))
+        except TimeoutError:
+            round_.end(StopReason.UNREACHABLE, f"{self._topic} took longer than a round may")
+        acknowledged = [events[position] for position in sorted(round_.acknowledged)]
+        rejected = [
+            Rejection(events[position], reason)
+            for position, reason in sorted(round_.rejected.items())
         ]
-        return Sending(left, refused, round_.obstacle, round_.problem)
+        return RoundResult(acknowledged, rejected, round_.stopped_by, round_.problem)
 
     async def _work(self, waiting: Iterator[tuple[str, list[int]]], round_: _Round) -> None:
         for key, chain in waiting:
             for position in chain:
                 if self._stopped():
-                    round_.end(Obstacle.STOPPED, "the publishing was stopped")
-                if round_.obstacle:
+                    round_.end(StopReason.STOPPED, "the publishing was stopped")
+                if round_.stopped_by:
                     return
-                await self._send_one(key, position, round_)
+                await self._publish_event(key, position, round_)
 
-    async def _send_one(self, key: str, position: int, round_: _Round) -> None:
+    async def _publish_event(self, key: str, position: int, round_: _Round) -> None:
         message = _Message(
             data=round_.events[position],
             ordering_key=key,
@@ -142,23 +146,23 @@ class PubSubPublisher:
         )
         request = _Request(topic=self._topic, messages=[message])
         if (size := request.ByteSize()) > MAX_REQUEST_BYTES:
-            round_.refused[position] = (
+            round_.rejected[position] = (
                 f"too large: {size} bytes, and Pub/Sub takes {MAX_REQUEST_BYTES}"
             )
             return
         try:
             await self._call(request)
         except RetryError as error:
-            round_.end(Obstacle.UNREACHABLE, self._unreachable(error.cause))
+            round_.end(StopReason.UNREACHABLE, self._unreachable(error.cause))
         except grpc.aio.AioRpcError as error:
-            if _refuses_event(error):
-                round_.refused[position] = f"{error.code().name}: {error.details()}"
+            if _rejects_event(error):
+                round_.rejected[position] = f"{error.code().name}: {error.details()}"
             elif error.code() in _REFUSES_US:
-                round_.end(Obstacle.UNUSABLE, self._unusable(error))
+                round_.end(StopReason.UNUSABLE, self._unusable(error))
             else:
-                round_.end(Obstacle.UNREACHABLE, self._unreachable(error))
+                round_.end(StopReason.UNREACHABLE, self._unreachable(error))
         else:
-            round_.left.append(position)
+            round_.acknowledged.append(position)
             failpoint("event-acknowledged")
 
     async def _publish_once(self, request: Any) -> None:
@@ -169,7 +173,7 @@ class PubSubPublisher:
         return (
             isinstance(error, grpc.aio.AioRpcError)
             and not self._stopped()
-            and not _refuses_event(error)
+            and not _rejects_event(error)
             and error.code() not in _REFUSES_US
         )
 
@@ -195,23 +199,23 @@ class PubSubPublisher:
 
 
 class _Round:
-    """What has become of the events of one call of `send`, by position."""
+    """What has become of the events of one round, by position."""
 
     def __init__(self, events: Sequence[bytes]) -> None:
         self.events = events
-        self.left: list[int] = []
-        self.refused: dict[int, str] = {}
-        self.obstacle: Obstacle | None = None
+        self.acknowledged: list[int] = []
+        self.rejected: dict[int, str] = {}
+        self.stopped_by: StopReason | None = None
         self.problem = ""
 
-    def end(self, obstacle: Obstacle, problem: str) -> None:
-        """Begin no more requests; of several obstacles the first is told."""
-        if not self.obstacle:
-            self.obstacle, self.problem = obstacle, problem
+    def end(self, reason: StopReason, problem: str) -> None:
+        """Begin no more requests; of several reasons the first is told."""
+        if not self.stopped_by:
+            self.stopped_by, self.problem = reason, problem
 
 
-def _refuses_event(error: grpc.aio.AioRpcError) -> bool:
-    return error.code() in _REFUSES_EVENT or _TOO_LARGE in (error.details() or "")
+def _rejects_event(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() in _REJECTS_EVENT or _TOO_LARGE in (error.details() or "")
 
 
 async def _open_transport() -> PublisherGrpcAsyncIOTransport:

@@ -1,14 +1,19 @@
 """`carts_state.json`: the last snapshot that was believed, one cart a line.
 
-    {"format":1,"generation":"...",...,"tombstones":[...],"carts":[
+    {"format":2,"generation":"...",...,"carts":[
     {"raw":"...","sequence":"0000000001","signature":"...","cart":{"id":1,...}},
     ...
-    ],"checksum":"..."}
+    ],"tombstones":[
+    {"id":7,"sequence":"0000000002"},
+    ...
+    ],"carts_end":"0000000000012345","checksum":"..."}
 
 The file is JSON, and laid out for a million carts of which few change: `raw` is the hash of a
 cart's bytes in the last answer, so that a cart with known bytes is not decoded at all; a line
-has `raw` at a fixed place, and lines that stay are copied as bytes. Between polls the file is
-the only copy, so a process that runs for months and one started with --once do the same.
+has `raw` at a fixed place, and lines that stay are copied as bytes. Tombstones stay for ever, and
+are looked at only when carts appear or go. `carts_end` is where the carts' lines end. Between
+polls the file is the only copy, so a process that runs for months and one started with --once do
+the same.
 """
 
 from __future__ import annotations
@@ -16,9 +21,10 @@ from __future__ import annotations
 import re
 from binascii import hexlify, unhexlify
 from collections.abc import Collection, Iterable, Iterator
+from enum import Enum
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 from xxhash import xxh3_128, xxh3_128_digest
@@ -26,17 +32,27 @@ from xxhash import xxh3_128, xxh3_128_digest
 from ingestion.carts.changes import Cart, HeldDeletions
 from ingestion.durable_files import replace_file
 
-FORMAT = 1
+FORMAT = 2
 
 _BLOCK_BYTES = 1 << 20
 _SEPARATOR = b",\n"
 _FORMAT = re.compile(rb'\s*\{\s*"format"\s*:\s*(\d+)')
 _CARTS = b',"carts":[\n'
+_TOMBSTONES = b'\n],"tombstones":[\n'
+_CARTS_END = re.compile(rb'\n],"carts_end":"([0-9]{16})"')
 _RAW = slice(len('{"raw":"'), len('{"raw":"') + 32)
 
 
 class CorruptStateError(Exception):
     """The state cannot be read; the message says why. Never taken for a cold start."""
+
+
+class OldFormatError(CorruptStateError):
+    """The state is of a version that did not say what it was made for."""
+
+
+class StateError(Exception):
+    """State and events folder cannot be gone on with; a new snapshot is the way out."""
 
 
 class Tombstone(msgspec.Struct, frozen=True):
@@ -49,7 +65,8 @@ class Tombstone(msgspec.Struct, frozen=True):
 class StateHeader(msgspec.Struct, frozen=True, kw_only=True):
     """Everything in the state but the carts.
 
-    `batch` is the number of the last outbox batch that is in this state. `etag` and `body`
+    `batch` is the number of the last outbox batch that is in this state. `source` and
+    `destination` are what it was made for (see checkpoint.Binding). `etag` and `body`
     (the hash of the whole answer) are the validators of the answer it was made from; both are
     None when the next answer must be looked at whatever it is. `quarantined` has the hashes of
     the records that were refused in that answer.
@@ -59,13 +76,13 @@ class StateHeader(msgspec.Struct, frozen=True, kw_only=True):
     generation: str
     batch: int
     source: str
+    destination: str
     observed_at: str
     etag: str | None = None
     body: str | None = None
     held_deletions: HeldDeletions = HeldDeletions()
     quarantined: tuple[str, ...] = ()
     cart_count: int
-    tombstones: tuple[Tombstone, ...] = ()
 
 
 class KnownCart(msgspec.Struct, frozen=True):
@@ -75,6 +92,13 @@ class KnownCart(msgspec.Struct, frozen=True):
     sequence: str
     signature: str
     cart: Cart
+
+
+class Section(Enum):
+    """The two lists of lines in a state."""
+
+    CARTS = "carts"
+    TOMBSTONES = "tombstones"
 
 
 _LINE_START = len(
@@ -108,16 +132,23 @@ def load_header(path: Path) -> StateHeader | None:
     except FileNotFoundError:
         return None
     with file:
-        head, carts_end = _read_head(file)
-        checksum = xxh3_128(head)
-        for block in _blocks(file, carts_end - len(head)):
+        head = _read_head(file)
+        end = file.seek(0, 2) - len(_checksum_part(""))
+        checksum = xxh3_128()
+        for block in _blocks(file, 0, end):
             checksum.update(block)
-        if file.read() != _tail(checksum.hexdigest()):
+        if file.read() != _checksum_part(checksum.hexdigest()):
             raise CorruptStateError("its checksum does not fit its content")
     try:
         return msgspec.json.decode(head.removesuffix(_CARTS) + b"}", type=StateHeader)
     except msgspec.DecodeError as error:
         raise CorruptStateError(f"its header is not valid ({error})") from None
+
+
+def read_header(path: Path) -> StateHeader:
+    """Return the header of a state of ours, whose checksum is not looked at."""
+    with path.open("rb") as file:
+        return msgspec.json.decode(_read_head(file).removesuffix(_CARTS) + b"}", type=StateHeader)
 
 
 def read_index(path: Path) -> dict[bytes, int]:
@@ -141,31 +172,88 @@ def read_carts(path: Path, raw_hashes: Iterable[bytes]) -> dict[int, KnownCart]:
     return {known.cart.id: known for known in found}
 
 
-def save_state(
-    path: Path, header: StateHeader, dropped: Collection[bytes], added: Iterable[bytes]
-) -> None:
-    """Replace the state: the old lines but those with a raw hash in `dropped`, then `added`.
+def read_sequences_of_deleted(path: Path, cart_ids: Collection[int]) -> dict[int, str]:
+    """Return the sequence at which each of these carts was deleted, where it once was."""
+    if not cart_ids:
+        return {}
+    stones = (
+        msgspec.json.decode(line, type=Tombstone)
+        for block in _line_blocks(path, Section.TOMBSTONES)
+        for line in block.split(_SEPARATOR)
+        if line and _id_of_tombstone(line) in cart_ids
+    )
+    return {stone.id: stone.sequence for stone in stones}
 
-    The raw hashes are given in the order of the index. Where one is not in the file,
-    CorruptStateError is raised, and the old state stays.
+
+def read_sequences(path: Path, cart_ids: Collection[int]) -> dict[int, str]:
+    """Return the sequence of each of these carts, deleted or not, that the state has."""
+    start = _LINE_START
+    found = read_sequences_of_deleted(path, cart_ids)
+    for block in _line_blocks(path):
+        for line in block.split(_SEPARATOR):
+            if line and (cart_id := int(line[start : line.index(b",", start)])) in cart_ids:
+                found[cart_id] = msgspec.json.decode(line, type=KnownCart).sequence
+    return found
+
+
+class StateEdit(NamedTuple):
+    """What the next state has otherwise: lines of carts, and tombstones.
+
+    `dropped` are the raw hashes of lines that go, in the order of the index; `added` the lines
+    that come; `buried` the new tombstones, and `revived` the ids whose tombstones go.
     """
-    replace_file(path, _state_blocks(path, header, dropped, added), "state")
+
+    dropped: Collection[bytes]
+    added: Collection[bytes]
+    buried: Collection[Tombstone] = ()
+    revived: Collection[int] = ()
 
 
-def _state_blocks(
-    path: Path, header: StateHeader, dropped: Collection[bytes], added: Iterable[bytes]
-) -> Iterator[bytes]:
+def save_state(path: Path, header: StateHeader, edit: StateEdit) -> None:
+    """Replace the state by the old one with `edit`, which is read while the new one is written.
+
+    Where a dropped line is not in the file, CorruptStateError is raised, and the old state stays.
+    """
+    replace_file(path, _state_blocks(path, header, edit), "state")
+
+
+def _state_blocks(path: Path, header: StateHeader, edit: StateEdit) -> Iterator[bytes]:
     checksum = xxh3_128()
-    block = msgspec.json.encode(header).removesuffix(b"}") + _CARTS
-    checksum.update(block)
-    yield block
-    separator = b""
-    for lines in chain(_kept(path, dropped), _joined(added)):
-        block = separator + lines
-        separator = _SEPARATOR
+    size = carts_end = 0
+    carts = chain(_kept(path, edit.dropped), _joined(edit.added))
+    stones = chain(_kept_tombstones(path, edit), _joined(map(msgspec.json.encode, edit.buried)))
+    head = msgspec.json.encode(header).removesuffix(b"}") + _CARTS
+    for block in chain([head], _separated(carts), [_TOMBSTONES], _separated(stones)):
+        carts_end = size if block is _TOMBSTONES else carts_end
+        size += len(block)
         checksum.update(block)
         yield block
-    yield _tail(checksum.hexdigest())
+    end = _carts_end_part(carts_end)
+    checksum.update(end)
+    yield end + _checksum_part(checksum.hexdigest())
+
+
+def _kept_tombstones(path: Path, edit: StateEdit) -> Iterator[bytes]:
+    """Yield the tombstones that stay, in blocks without a separator at the end."""
+    gone = {stone.id for stone in edit.buried}.union(edit.revived)
+    for block in _line_blocks(path, Section.TOMBSTONES):
+        lines = block.removesuffix(_SEPARATOR)
+        if gone:
+            split = lines.split(_SEPARATOR)
+            lines = _SEPARATOR.join(line for line in split if _id_of_tombstone(line) not in gone)
+        if lines:
+            yield lines
+
+
+def _separated(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    separator = b""
+    for block in blocks:
+        yield separator + block
+        separator = _SEPARATOR
+
+
+def _id_of_tombstone(line: bytes) -> int:
+    return int(line[len('{"id":') : line.index(b",")])
 
 
 def _kept(path: Path, dropped: Collection[bytes]) -> Iterator[bytes]:
@@ -208,14 +296,13 @@ def _located(
         yield block, places
 
 
-def _line_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the lines of the carts in large blocks; a separator ends each line, the last too."""
+def _line_blocks(path: Path, section: Section = Section.CARTS) -> Iterator[bytes]:
+    """Yield the lines of a section in large blocks; a separator ends each line, the last too."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        head, carts_end = _read_head(file)
         pending = b""
-        for block in _blocks(file, carts_end - len(head)):
+        for block in _blocks(file, *_limits(file, section)):
             pending += block
             whole = pending.rfind(_SEPARATOR) + len(_SEPARATOR)
             if whole >= len(_SEPARATOR):
@@ -225,27 +312,46 @@ def _line_blocks(path: Path) -> Iterator[bytes]:
             yield pending + _SEPARATOR
 
 
-def _read_head(file: BinaryIO) -> tuple[bytes, int]:
-    """Return the first line, and the offset at which the carts end."""
+def _limits(file: BinaryIO, section: Section) -> tuple[int, int]:
+    """Return where the lines of a section begin and end; the checksum was found to fit before."""
+    head = _read_head(file)
+    end = file.seek(0, 2) - len(_checksum_part("")) - len(_carts_end_part(0))
+    file.seek(max(0, end))
+    found = _CARTS_END.match(file.read())
+    if not found:
+        raise CorruptStateError("it does not end as a state does")
+    carts_end = int(found[1])
+    if section is Section.CARTS:
+        return len(head), carts_end
+    return carts_end + len(_TOMBSTONES), end
+
+
+def _read_head(file: BinaryIO) -> bytes:
+    """Return the first line."""
     head = file.readline()
     # looked for by hand: how a newer format goes on is not for this version to know
     version = _FORMAT.match(head)
     if not version:
         raise CorruptStateError("it does not begin as a state does")
+    if int(version[1]) == 1:
+        raise OldFormatError("it has format 1, which does not say what it was made for")
     if int(version[1]) != FORMAT:
         raise CorruptStateError(
             f"it has format {int(version[1])}, and this version of the script reads {FORMAT}"
         )
-    size = file.seek(0, 2)
-    file.seek(len(head))
-    return head, max(len(head), size - len(_tail("0" * 32)))
+    return head
 
 
-def _tail(checksum: str) -> bytes:
-    return b'\n],"checksum":"%s"}\n' % checksum.encode()
+def _carts_end_part(carts_end: int) -> bytes:
+    return b'\n],"carts_end":"%016d"' % carts_end
 
 
-def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    while size > 0 and (block := file.read(min(_BLOCK_BYTES, size))):
-        size -= len(block)
+def _checksum_part(checksum: str) -> bytes:
+    return b',"checksum":"%32s"}\n' % checksum.encode()
+
+
+def _blocks(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    file.seek(start)
+    while start < end and (block := file.read(min(_BLOCK_BYTES, end - start))):
+        start += len(block)
         yield block

@@ -8,5 +8,7 @@ gcp_region      = "europe-west9"
 # torn down with one command: its data can be fetched again
 deletion_protection = false
 
-# alert_email   = "data-team@example.com"
-# impersonators = ["group:data-team@example.com"]
+# image          = "europe-west9-docker.pkg.dev/your-project-id/fake-store/pipeline@sha256:…"
+# alert_email    = "data-team@example.com"
+# impersonators  = ["group:data-team@example.com"]
+# gold_readers   = ["group:analysts@example.com"]

@@ -62,12 +62,13 @@ run "ingestion_creates_and_appends_but_deletes_nothing" {
   assert {
     condition = (
       { for table, grant in google_bigquery_table_iam_member.ingestion : table => grant.role } == {
+        carts_raw      = "roles/bigquery.dataEditor"
         ingestion_runs = "roles/bigquery.dataEditor"
         products_raw   = "roles/bigquery.dataEditor"
         users_raw      = "roles/bigquery.dataEditor"
       }
     )
-    error_message = "the batch stage writes its three tables; carts_events_raw is Pub/Sub's"
+    error_message = "the batch stage writes its four tables; carts_events_raw is Pub/Sub's"
   }
   assert {
     condition = alltrue([
@@ -321,5 +322,39 @@ run "labels_name_the_environment" {
       ] : labels["environment"] == "prod"
     ])
     error_message = "costs are told apart by the label environment"
+  }
+}
+
+run "gold_readers_read_gold_and_nothing_else" {
+  command = plan
+
+  variables {
+    gold_readers = ["group:analysts@example.com", "serviceAccount:bi@fake-store-bi.iam.gserviceaccount.com"]
+  }
+
+  assert {
+    condition = (
+      { for grant in google_bigquery_dataset_iam_member.gold_reader : grant.member => "${grant.role} on ${grant.dataset_id}" } == {
+        "group:analysts@example.com"                              = "roles/bigquery.dataViewer on gold_data"
+        "serviceAccount:bi@fake-store-bi.iam.gserviceaccount.com" = "roles/bigquery.dataViewer on gold_data"
+      }
+    )
+    error_message = "a gold reader views gold"
+  }
+}
+
+run "raw_tables_are_not_read_without_a_partition_filter" {
+  command = plan
+
+  assert {
+    condition = (
+      { for name, table in google_bigquery_table.bronze : name => table.require_partition_filter } == {
+        carts_events_raw = true
+        ingestion_runs   = false
+        products_raw     = true
+        users_raw        = true
+      }
+    )
+    error_message = "history is read by the day"
   }
 }

@@ -199,3 +199,133 @@ run "impersonation_by_everybody" {
 
   expect_failures = [var.impersonators]
 }
+
+run "image_by_tag" {
+  command = plan
+
+  variables {
+    image = "europe-west9-docker.pkg.dev/fake-store-dev/fake-store/pipeline:latest"
+  }
+
+  expect_failures = [var.image]
+}
+
+run "image_by_short_digest" {
+  command = plan
+
+  variables {
+    image = "europe-west9-docker.pkg.dev/fake-store-dev/fake-store/pipeline@sha256:abc"
+  }
+
+  expect_failures = [var.image]
+}
+
+run "poller_unknown" {
+  command = plan
+
+  variables {
+    poller = "service"
+  }
+
+  expect_failures = [var.poller]
+}
+
+run "poll_interval_that_no_clock_ticks" {
+  command = plan
+
+  variables {
+    poll_interval_seconds = 420
+  }
+
+  expect_failures = [var.poll_interval_seconds]
+}
+
+run "poll_interval_below_a_minute_for_a_job" {
+  command = plan
+
+  variables {
+    poll_interval_seconds = 30
+  }
+
+  expect_failures = [var.poll_interval_seconds]
+}
+
+run "daily_schedule_twice_a_day" {
+  command = plan
+
+  variables {
+    daily_schedule = "0 4,16 * * *"
+  }
+
+  expect_failures = [var.daily_schedule]
+}
+
+run "budget_of_nothing" {
+  command = plan
+
+  variables {
+    monthly_budget = 0
+  }
+
+  expect_failures = [var.monthly_budget]
+}
+
+run "billing_account_by_name" {
+  command = plan
+
+  variables {
+    billing_account = "My Billing Account"
+  }
+
+  expect_failures = [var.billing_account]
+}
+
+run "state_in_the_raw_bucket" {
+  command = plan
+
+  variables {
+    state_bucket_name = "fake-store-dev-raw"
+  }
+
+  expect_failures = [var.state_bucket_name]
+}
+
+run "report_for_everybody" {
+  command = plan
+
+  variables {
+    report_readers = ["allUsers"]
+  }
+
+  expect_failures = [var.report_readers]
+}
+
+run "report_bucket_with_capitals" {
+  command = plan
+
+  variables {
+    report_bucket_name = "Fake-Store-Report"
+  }
+
+  expect_failures = [var.report_bucket_name]
+}
+
+run "api_without_a_scheme" {
+  command = plan
+
+  variables {
+    fake_store_api_url = "fakestoreapi.com"
+  }
+
+  expect_failures = [var.fake_store_api_url]
+}
+
+run "everybody_as_gold_reader" {
+  command = plan
+
+  variables {
+    gold_readers = ["allAuthenticatedUsers"]
+  }
+
+  expect_failures = [var.gold_readers]
+}

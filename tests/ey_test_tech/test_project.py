@@ -108,7 +108,7 @@ def test_personal_data_is_tagged_in_silver_and_has_no_column_in_gold(
 
 
 def test_the_report_names_all_that_it_reads(manifest: dict[str, Any]) -> None:
-    text = (PROJECT_FOLDER / "kpi_report.py").read_text()
+    text = (PROJECT_FOLDER / "reporting" / "parts.py").read_text()
     (exposure,) = manifest["exposures"].values()
     read = {node.rsplit(".", 1)[1] for node in exposure["depends_on"]["nodes"]}
     assert read

@@ -130,6 +130,36 @@ def test_what_is_no_list_is_refused_by_its_name(body: bytes, sentence: str) -> N
     assert not refused.value.transient
 
 
+@pytest.mark.parametrize("depth", [600, 1200, 20_000])
+@pytest.mark.parametrize("size", [64, 1 << 16])
+def test_a_record_deeper_than_the_decoder_goes_is_cut_out_unchanged(
+    small_windows: None, depth: int, size: int
+) -> None:
+    deep = b'{"a":%b"],[\\"",{"a":1},{"a":2}%b}' % (b"[" * depth, b"]" * depth)
+    others = [b'{"a":1}', b'{"a":[{"a":2},{"a":3}]}', b'{"a":"\\ud83d"}']
+    assert split(b"[%b ]" % b", ".join([*others, deep, *others]), size) == [*others, deep, *others]
+
+
+@pytest.mark.parametrize("end", [b"", b"]", b"}", b"},5", b'},"a"]', b"]]]", b"}]x", b"},]"])
+def test_a_deep_record_that_does_not_end_is_refused(end: bytes) -> None:
+    with pytest.raises(BadAnswer, match=r"cut short|not valid JSON"):
+        split(b'[{"a":%b%b' % (b"[" * 2000 + b"]" * 1999, end))
+
+
+def test_white_space_before_the_list_costs_linear_time() -> None:
+    started = time.process_time()
+    assert split(b" " * 50_000_000 + b"[1]", 1 << 14) == [b"1"]
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_a_byte_order_mark_is_passed_over_and_only_where_it_begins(size: int) -> None:
+    assert split(b"\xef\xbb\xbf \n[1]", size) == [b"1"]
+    for body in (b"\xef\xbb\xbf", b"\xef\xbb", b" \xef\xbb\xbf[1]", b"\xef\xbb\xbf\xef\xbb\xbf[1]"):
+        with pytest.raises(BadAnswer, match="instead of a list"):
+            split(body, size)
+
+
 def test_nesting_beyond_the_decoder_is_refused() -> None:
     with pytest.raises(BadAnswer, match="nested too deep"):
         split(b"[" * 100_000 + b"]" * 100_000)

@@ -51,6 +51,18 @@ def test_valid_records_pass_with_their_bytes() -> None:
         (b'["id"]', "Expected `object`, got `array`"),
         (b'{"id":9,"title":"\\ud83d"}', "not valid Unicode"),
         (b'{"id":9,"title":"a","x":"\xff"}', "not valid Unicode"),
+        (b'{"id":9,"title":"a","x":"\\ud83d"}', "not valid Unicode"),
+        (b'{"id":9,"title":"a","x":["\\u0000"]}', "U+0000"),
+        (b'{"id":9,"title":"a","x":{"\\u0000":1}}', "U+0000"),
+        (b'{"id":9,"title":"a","x":1e400}', "NUMERIC"),
+        (b'{"id":9,"title":"a","x":[-1E+4000]}', "NUMERIC"),
+        (b'{"id":9,"title":"a","x":1e-400}', "NUMERIC"),
+        (b'{"id":9,"title":"a","x":%b}' % (b"7" * 50), "NUMERIC"),
+        (b'{"id":9,"title":"a","x":0.%b}' % (b"7" * 20), "NUMERIC"),
+        (b'{"id":9,"title":"a","x":%b1%b}' % (b"[" * 500, b"]" * 500), "500 levels"),
+        (b'{"id":9,"title":"a","x":%b1%b}' % (b'{"y":' * 5000, b"}" * 5000), "500 levels"),
+        (b'{"id":9,"title":"a","id":9}', "`id` stands twice"),
+        (b'{"id":9,"title":"a","\\u0069d":8}', "`id` stands twice"),
     ],
 )
 def test_one_bad_record_is_set_apart_with_position_and_reason(record: bytes, reason: str) -> None:
@@ -60,6 +72,39 @@ def test_one_bad_record_is_set_apart_with_position_and_reason(record: bytes, rea
     assert [bytes(raw) for raw in window.raws] == good
     assert [(bad.position, bad.raw) for bad in window.bad] == [(3, record)]
     assert reason in window.bad[0].reason
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'"\\ud83d\\ude00"',
+        b'"\\\\u0000"',
+        b"0.30000000000000004",
+        b"1.7976931348623157e+308",
+        b"5e-324",
+        b"-9223372036854775808",
+        b"18446744073709551615",
+        b"99999999999999999999999999999.999999999",
+        b'"%b"' % (b"7" * 50),
+        b'"1e400"',
+        b'[{"id":1},{"id":2}]',
+        b"%b1%b" % (b"[" * 499, b"]" * 499),
+    ],
+)
+def test_what_bigquery_takes_passes(value: bytes) -> None:
+    record = b'{"id":9,"title":"a","x":%b}' % value
+    (window,) = check(b'[%b,{"id":10,"title":"a"}]' % record)
+    assert bytes(window.raws[0]) == record
+
+
+def test_one_bad_record_of_few_leaves_the_others_alone() -> None:
+    (window,) = check(b'[{"id":1,"title":"t"},{"id":"x"},5]')
+    assert (len(window.raws), len(window.bad)) == (1, 2)
+
+
+def test_an_answer_without_one_good_record_is_refused() -> None:
+    with pytest.raises(BadAnswer, match="1 bad records of 1"):
+        check(b'[{"id":"x"}]')
 
 
 def test_more_than_a_tenth_of_bad_records_refuses_the_answer() -> None:

@@ -72,3 +72,66 @@ def test_the_committed_dotenv_holds_placeholders_and_no_secret() -> None:
     assert "GCP_PROJECT_ID=your-project-id" in text
     assert "GCS_BUCKET_NAME=your-" in text
     assert not any(word in text.lower() for word in ("private_key", "password", "token"))
+
+
+def test_an_id_that_begins_as_the_placeholder_does_is_none() -> None:
+    assert settings.require("your-shop-4711", "GCP_PROJECT_ID", "--project-id") == "your-shop-4711"
+
+
+def test_a_dotenv_with_a_byte_order_mark_is_read(env_file: Path) -> None:
+    env_file.write_text("GCP_PROJECT_ID=marked\n", encoding="utf-8-sig")
+    settings.load_environment(env_file)
+    assert settings.os.environ["GCP_PROJECT_ID"] == "marked"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_dotenv_in_another_encoding_is_named(env_file: Path, encoding: str) -> None:
+    env_file.write_text("# clé\nGCP_PROJECT_ID=other\n", encoding=encoding)
+    with pytest.raises(settings.ConfigurationError, match=rf"{env_file} is not UTF-8"):
+        settings.load_environment(env_file)
+
+
+def test_a_dotenv_that_is_no_file_is_named_and_a_missing_one_is_none(env_file: Path) -> None:
+    env_file.unlink()
+    settings.load_environment(env_file)
+    env_file.mkdir()
+    with pytest.raises(settings.ConfigurationError, match=rf"{env_file} cannot be read"):
+        settings.load_environment(env_file)
+
+
+@pytest.mark.parametrize("value", ['"my-project"', "'my-project'", " my-project", "my-project "])
+def test_quotes_and_blanks_around_a_value_are_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("GCP_PROJECT_ID", value)
+    with pytest.raises(settings.ConfigurationError, match=r"GCP_PROJECT_ID .*quotes or blanks"):
+        settings.setting("GCP_PROJECT_ID")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"sesame", "holds no JSON"),
+        (b"\xff\xfe{", "holds no JSON"),
+        (b'["sesame"]', "holds no JSON object"),
+        (b'{"type": "service_account", "private_key": "sesame"}', "not a usable key"),
+    ],
+)
+def test_a_key_file_that_cannot_be_used_is_named_with_what_is_wrong(
+    env_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+    sentence: str,
+) -> None:
+    key_file = tmp_path / "key.json"
+    if content is not None:
+        key_file.write_bytes(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key_file))
+    with pytest.raises(settings.ConfigurationError, match=sentence) as refused:
+        settings.credentials()
+    assert str(key_file) in str(refused.value)
+    assert "sesame" not in str(refused.value)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import gzip
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ingestion.json_array import BadAnswer, split_records
+from ingestion.exchange import FetchStopped
+from ingestion.json_array import WINDOW_BYTES, BadAnswer, split_records
 from ingestion.source import (
     BACKOFF,
     MAX_RETRY_AFTER,
@@ -149,7 +156,17 @@ def test_a_pause_that_the_server_names_is_capped(pause: str) -> None:
     assert pauses == [MAX_RETRY_AFTER]
 
 
-@pytest.mark.parametrize("pause", ["soon", "", "Wed, 21 Oct 2015 07:28:00 GMT"])
+@pytest.mark.parametrize(
+    "pause",
+    [
+        "soon",
+        "",
+        "Wed, 21 Oct 2015 07:28:00 GMT",
+        "Wed, 21 Oct 2055 07:28:00 +9999999999",
+        "Mon, 01 Jan 0001 00:00:00 +2359",
+        "²",
+    ],
+)
 def test_a_pause_that_is_no_pause_is_none(pause: str) -> None:
     pauses: list[float] = []
     with serving(answer(429, Retry_After=pause), answer()) as (url, _):
@@ -165,13 +182,273 @@ def test_pauses_grow_and_differ() -> None:
     assert pauses[0] != 0.5
 
 
-def test_a_body_that_drips_ends() -> None:
+def drip_header(handler: Any) -> None:
+    """Begin a header that never ends."""
+    handler.send_response(200)
+    handler.flush_headers()
+    with suppress(OSError):
+        while True:
+            handler.wfile.write(b"X: y\r\n")
+            time.sleep(0.02)
+    handler.close_connection = True
+
+
+def drip_redirect(handler: Any) -> None:
+    """Redirect to the list, with a body that never ends."""
+    handler.send_response(302)
+    handler.send_header("Location", "/carts")
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    with suppress(OSError):
+        while True:
+            handler.wfile.write(b" ")
+            time.sleep(0.02)
+    handler.close_connection = True
+
+
+def early_hints(handler: Any) -> None:
+    handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3)
+    answer(200, b"[1,2]", ETag='"final"')(handler)
+
+
+def threads_that_ask() -> int:
+    return sum("_ask" in thread.name for thread in threading.enumerate())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("failure", [drip_header, hang, drip, fall_silent])
+def test_one_deadline_ends_every_kind_of_waiting_and_the_thread_with_it(failure: Respond) -> None:
     with (
-        serving(drip) as (url, requests),
+        serving(failure) as (url, requests),
         pytest.raises(FetchFailed, match=r"did not end its answer within 0\.3 seconds"),
     ):
-        get(url, timeout=(1, 5), total_seconds=0.3, attempts=1)
+        get(url, timeout=(5, 60), total_seconds=0.3, attempts=1)
     assert len(requests) == 1
+    wait_until(lambda: not threads_that_ask())
+
+
+@pytest.mark.parametrize("failure", [drip_header, hang, drip, fall_silent])
+def test_being_told_to_stop_ends_the_wait(failure: Respond) -> None:
+    with serving(failure) as (url, requests):
+        started = time.monotonic()
+        with pytest.raises(FetchStopped):
+            get(url, timeout=(30, 30), stopped=lambda: bool(requests))
+    assert time.monotonic() - started < 10
+
+
+def test_being_told_to_stop_ends_the_wait_for_a_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        # what waits in the queue of a listener that accepts nobody is as good as a lost packet
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(address)
+        started = time.monotonic()
+        with pytest.raises(FetchStopped):
+            get(f"http://127.0.0.1:{address[1]}/carts", timeout=(30, 30), stopped=After(0.3))
+        assert time.monotonic() - started < 10
+        for each in waiting:
+            each.close()
+
+
+def test_being_told_to_stop_ends_the_pause_before_the_next_attempt() -> None:
+    with serving(answer(503, Retry_After="30")) as (url, _):
+        started = time.monotonic()
+        with pytest.raises(FetchStopped):
+            get(url, stopped=After(0.5))
+    assert time.monotonic() - started < 10
+
+
+class After:
+    """Becomes true after some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._moment = time.monotonic() + seconds
+
+    def __call__(self) -> bool:
+        return time.monotonic() >= self._moment
+
+
+def test_the_body_of_a_redirect_is_not_read() -> None:
+    answers = {"/old": [drip_redirect], "/carts": [answer(200, b"[1]")]}
+    with scripted_server(answers) as server:
+        assert get(f"{server.url}/old", timeout=(5, 60), total_seconds=30) == [b"1"]
+
+
+def test_redirects_are_bounded() -> None:
+    with (
+        scripted_server({"/loop": [answer(302, b"", Location="/loop")]}) as server,
+        pytest.raises(FetchFailed, match="redirected more than 5 times"),
+    ):
+        get(f"{server.url}/loop")
+    assert server.asked("/loop") == 6
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://[::1",
+        "ftp://127.0.0.1/carts",
+        "file:///etc/passwd",
+        "http://a..b/",
+        f"http://{'a' * 64}/",
+        "http://caf\xe9\xff/",
+        "http://127.0.0.1:99999/",
+        "",
+    ],
+)
+def test_a_redirect_to_what_cannot_be_asked_is_one_sentence(location: str) -> None:
+    with (
+        serving(answer(302, b"", Location=location)) as (url, _),
+        pytest.raises(FetchFailed, match="answered 302 and no address to go on to"),
+    ):
+        get(url)
+
+
+def test_a_redirect_without_a_location_is_one_sentence() -> None:
+    with serving(answer(301, b"")) as (url, _), pytest.raises(FetchFailed, match="answered 301"):
+        get(url)
+
+
+def test_early_hints_are_not_the_answer() -> None:
+    with serving(early_hints) as (url, _):
+        etag, items = fetch(open_session(), url, lambda given: (given.etag, read_all(given)))
+    assert (etag, items) == ('"final"', [b"1", b"2"])
+
+
+@pytest.mark.parametrize(
+    "etag",
+    ['\xa0"x"', '"\xe9"', "x", '"x', f'"{"x" * 60_000}"', '"a b"'],
+    ids=["blank", "Latin-1", "bare", "open", "60 kB", "with a blank"],
+)
+def test_an_etag_that_cannot_be_sent_back_is_not_kept(etag: str) -> None:
+    with serving(answer(200, b"[1]", ETag=etag)) as (url, requests):
+        assert fetch(open_session(), url, lambda given: given.etag) is None
+        # and one that an older state holds is not sent
+        get(url, etag=etag)
+    assert "If-None-Match" not in requests[1].headers
+
+
+@pytest.mark.parametrize("failure", [answer(412), answer(400), answer(431), answer(503), reset])
+def test_a_condition_that_brings_no_answer_is_not_put_again(failure: Respond) -> None:
+    with serving(failure, answer(200, b"[1]")) as (url, requests):
+        assert get(url, etag='"x"') == [b"1"]
+    assert ["If-None-Match" in request.headers for request in requests] == [True, False]
+
+
+def test_what_fails_without_a_condition_too_fails() -> None:
+    with serving(answer(404)) as (url, requests), pytest.raises(FetchFailed, match="answered 404"):
+        get(url, etag='"x"')
+    assert len(requests) == 2
+
+
+def test_cookies_are_never_kept() -> None:
+    with (
+        serving(answer(200, b"[1]", Set_Cookie="a=1"), answer(200, b"[1]")) as (url, requests),
+        open_session() as session,
+    ):
+        for _ in range(2):
+            fetch(session, url, read_all)
+        assert not session.cookies
+    assert "Cookie" not in requests[1].headers
+
+
+def test_netrc_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_bytes(b"default login somebody password s\xe9same\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    answers = {"/old": [answer(302, b"", Location="/carts")], "/carts": [answer(200, b"[1]")]}
+    with scripted_server(answers) as server:
+        assert get(f"{server.url}/old") == [b"1"]
+    assert not any("Authorization" in request.headers for request in server.requests)
+
+
+def test_the_name_and_password_of_an_address_are_sent_to_it_alone() -> None:
+    with serving(answer(200, b"[1]")) as (url, requests):
+        get(url.replace("//", "//user:sesame@"))
+    assert requests[0].headers["Authorization"].startswith("Basic ")
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_a_proxy_of_the_environment_is_asked(proxied: pytest.MonkeyPatch) -> None:
+    with scripted_server({"http://shop.invalid/carts": [answer(200, b"[1]")]}) as proxy:
+        proxied.setenv("http_proxy", proxy.url)
+        assert get("http://shop.invalid/carts") == [b"1"]
+
+
+def test_a_message_about_a_proxy_names_the_setting_without_its_password(
+    proxied: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    proxied.setenv("http_proxy", f"http://me:sesame@127.0.0.1:{port}")
+    with pytest.raises(FetchFailed) as failed:
+        get("http://shop.invalid/carts", attempts=1)
+    assert f"through the proxy 127.0.0.1:{port} of http_proxy" in str(failed.value)
+    assert "sesame" not in str(failed.value)
+
+
+def test_what_a_proxy_answers_is_told_as_its_answer(proxied: pytest.MonkeyPatch) -> None:
+    with scripted_server({"http://shop.invalid/carts": [answer(407)]}) as proxy:
+        proxied.setenv("HTTP_PROXY", proxy.url)
+        with pytest.raises(FetchFailed, match=r"answered 407 .*through the proxy .* of HTTP_PROXY"):
+            get("http://shop.invalid/carts")
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "http://a b:1", "nonsense://x:1", "http://é..ü"])
+def test_a_proxy_that_cannot_be_asked_is_one_sentence(
+    proxied: pytest.MonkeyPatch, proxy: str
+) -> None:
+    proxied.setenv("http_proxy", proxy)
+    with pytest.raises(FetchFailed, match="http_proxy"):
+        get("http://shop.invalid/carts", attempts=1)
+
+
+def test_socks_says_what_is_missing(proxied: pytest.MonkeyPatch) -> None:
+    proxied.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    with pytest.raises(FetchFailed, match=r"of ALL_PROXY.*PySocks") as failed:
+        get("http://shop.invalid/carts")
+    assert not failed.value.transient
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_answer_is_unpacked_in_small_pieces_up_to_its_limit(
+    encoding: str, chunked: bool
+) -> None:
+    body = b"[" + b" " * (40 << 20)
+    for name in encoding.split(", "):
+        body = gzip.compress(body, 1) if name == "gzip" else zlib.compress(body, 1)
+    headers = {"Content_Encoding": encoding}
+    if chunked:
+        headers |= {"Transfer_Encoding": "chunked"}
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    taken = []
+
+    def read(given: Answer) -> None:
+        for block in given.blocks():
+            taken.append(len(block))
+
+    with (
+        serving(answer(200, body, **headers)) as (url, _),
+        pytest.raises(BadAnswer, match="more than 10 MB, unpacked"),
+    ):
+        fetch(open_session(), url, read, max_bytes=10 << 20)
+    assert max(taken) <= WINDOW_BYTES
+    assert sum(taken) <= 10 << 20
 
 
 def test_a_body_that_falls_silent_ends() -> None:

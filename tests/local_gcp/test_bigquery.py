@@ -177,3 +177,31 @@ def test_the_spatial_extension_is_in_its_package() -> None:
 
     folder = Path(duckdb_extension_spatial.__path__[0]) / "extensions"
     assert [one.name for one in folder.iterdir()] == [f"v{duckdb.__version__}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("2026-01-01T00:00:00.123456Z", datetime(2026, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-01-01T00:00:00.1234567Z", None),
+        ("2026-01-01T00:00:00+14:00", datetime(2025, 12, 31, 10, tzinfo=UTC)),
+        ("2026-01-01T00:00:00+14:01", None),
+        ("2026-01-01T00:00:00-15:00", None),
+        ("2026-01-01T00:00:00.Z", None),
+        ("2026-01-01T00:00:00 +02", None),
+        ("2026-01-01+02", None),
+        ("2026-01-01 00:00:00 UTC", datetime(2026, 1, 1, tzinfo=UTC)),
+        ("2026-1-2", datetime(2026, 1, 2, tzinfo=UTC)),
+        ("0001-01-01T00:00:00+01:00", None),
+        ("9999-12-31T23:59:59-01:00", None),
+        ("infinity", None),
+        ("soon", None),
+    ],
+)
+def test_a_timestamp_that_bigquery_cannot_read_is_null(
+    gcp: LocalGcp, text: str, read: datetime | None
+) -> None:
+    sql = f"select safe_cast(text as timestamp) as moment from (select '{text}' as text)"
+    job = gcp.clients.bigquery.query(sql, retry=None, timeout=SECONDS, job_retry=None)
+    [row] = job.result(retry=None, timeout=SECONDS)
+    assert row["moment"] == read

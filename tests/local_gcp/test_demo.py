@@ -11,8 +11,9 @@ import pytest
 import requests
 
 from ingestion.project import PROJECT_FOLDER
-from local_gcp.demo import change_carts, how_far
-from local_gcp.fake_store import SAMPLE_DATA, FakeStore
+from local_gcp.demo import change_carts, nodes_done
+from local_gcp.fake_store import FakeStore
+from local_gcp.shop_data import SAMPLE_DATA
 from tests.support.local_gcp_process import Started, until
 from tests.support.shared import FAKESTORE
 
@@ -35,7 +36,11 @@ def passwords(data_folder: Path) -> list[bytes]:
 def test_the_changes_are_one_of_each_kind(fake_store: FakeStore) -> None:
     url = f"{fake_store.url}/carts"
     before = {cart["id"]: cart for cart in requests.get(url, timeout=5).json()}
-    assert list(change_carts(fake_store.url)) == ["cart_created", "cart_modified", "cart_deleted"]
+    assert list(change_carts(fake_store.url)) == [
+        "cart_created: cart 8, 2 each of products 1 and 2",
+        "cart_modified: cart 1, product 1 from 2 to 3",
+        "cart_deleted: cart 7, of user 8",
+    ]
     after = {cart["id"]: cart for cart in requests.get(url, timeout=5).json()}
     assert after.keys() == {1, 2, 3, 4, 5, 6, 8}
     assert [
@@ -43,10 +48,10 @@ def test_the_changes_are_one_of_each_kind(fake_store: FakeStore) -> None:
     ] == [1]
 
 
-def test_dbt_is_as_far_as_it_said_last() -> None:
-    assert how_far("") == "reading the project"
-    assert how_far("1 of 147 START x\n2 of 147 START y") == "2 of 147"
-    assert how_far("9 of 9 OK\nDone. PASS=136 WARN=0") == "PASS=136 WARN=0"
+def test_dbt_is_as_far_as_the_nodes_that_it_has_done() -> None:
+    assert nodes_done("") == (0, None)
+    assert nodes_done("1 of 147 START a\n2 of 147 START b") == (0, None)
+    assert nodes_done("1 of 9 START a\n2 of 9 START b\n2 of 9 OK b\n3 of 9 PASS c") == (2, 9)
 
 
 @pytest.mark.slow
@@ -64,6 +69,9 @@ def test_the_demo_ends_with_gold_and_touches_nothing_else(
     assert demo.process.returncode == 0, demo.err.read_text() + said
     assert demo.descendants() == []
     assert "PASS=" in said
+    # what changed, and what to type next
+    for story in ("cart_deleted: cart ", "Open the report:", "up | tee .env.local", "Start over:"):
+        assert story in said
     # 7 carts, one more, one fewer; products and users with their unknown member
     for table, rows in {"dim_products": 21, "dim_users": 11}.items():
         assert f"{table:<15} {rows:>5}" in said

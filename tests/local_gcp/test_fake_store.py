@@ -10,14 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from local_gcp.fake_store import (
-    SAMPLE_DATA,
-    FakeStore,
-    main,
-    running_fake_store,
-    to_json,
-    weak_etag,
-)
+from local_gcp.fake_store import FakeStore, main, running_fake_store
+from local_gcp.fake_store_answers import to_json, weak_etag
+from local_gcp.shop_data import SAMPLE_DATA
 from tests.support.shared import FAKESTORE
 
 
@@ -232,3 +227,35 @@ def test_missing_data_is_one_clear_sentence(
 ) -> None:
     assert main(["--data", str(tmp_path), "--port", "0"]) == 1
     assert "products.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:8080", "Origin": "http://localhost:8080"}, 200),
+        ({"Host": "rebound.example:8080"}, 400),
+        ({"Origin": "https://foreign.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/carts", "/_control/requests"])
+def test_pages_of_other_sites_are_refused(
+    fake_store: FakeStore, path: str, headers: dict[str, str], status: int
+) -> None:
+    assert requests.get(f"{fake_store.url}{path}", headers=headers, timeout=5).status_code == status
+
+
+def test_a_foreign_page_changes_nothing(fake_store: FakeStore) -> None:
+    foreign = {"Origin": "https://foreign.example"}
+    for method, path in (("DELETE", "/carts/1"), ("POST", "/carts"), ("POST", "/_control/reset")):
+        url = f"{fake_store.url}{path}"
+        assert requests.request(method, url, json={}, headers=foreign, timeout=5).status_code == 403
+    assert len(requests.get(f"{fake_store.url}/carts", timeout=5).json()) == 7
+
+
+def test_half_a_surrogate_pair_comes_back_as_it_was_sent(fake_store: FakeStore) -> None:
+    sent = '{"note": "\\ud83d"}'
+    url = f"{fake_store.url}/carts/1"
+    response = requests.patch(url, data=sent, timeout=5)
+    assert b'"note":"\\ud83d"' in response.content

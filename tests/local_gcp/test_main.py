@@ -23,10 +23,11 @@ from google.pubsub_v1 import types
 
 from ingestion.project import PROJECT_FOLDER
 from local_gcp import __main__ as local_gcp
-from local_gcp import resources, servers
+from local_gcp import commands, resources
 from local_gcp.__main__ import own_folder
-from local_gcp.fake_store import SAMPLE_DATA
+from local_gcp.environment import proxy_exemptions
 from local_gcp.servers import LocalGcp
+from local_gcp.shop_data import SAMPLE_DATA
 from local_gcp.subscription import sort_messages
 from tests.support.local_gcp_process import Started, until
 
@@ -128,6 +129,10 @@ def test_up_says_how_to_use_it_and_leaves_nothing_behind(
     up = start("up", PATH=os.path.dirname(sys.executable), HOME=str(tmp_path / "nowhere"))  # noqa: PTH120
     exported = up.ready()
     assert set(exported) >= {"GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST", "DBT_TARGET"}
+    root = tmp_path / "gcp" / "up"
+    assert exported["RAW_DIR"] == str(root / "raw")
+    assert exported["STATE_FILE"] == str(root / "state" / "carts_state.json")
+    assert exported["EVENTS_DIR"] == str(root / "events")
     assert requests.get(f"{exported['FAKE_STORE_API_URL']}/users", timeout=5).status_code == 200
     assert "our stand-in for Google's emulator, as Java or its jar is missing" in up.err.read_text()
     status = start("status")
@@ -138,6 +143,52 @@ def test_up_says_how_to_use_it_and_leaves_nothing_behind(
     assert up.process.wait(15) == 0
     assert up.descendants() == []
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_what_is_here(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    proxy = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), dead)
+    up = start("up", **proxy, no_proxy="example.com", NO_PROXY="", no_grpc_proxy="")
+    exported = up.ready()
+    assert exported["no_proxy"] == "example.com,127.0.0.1,localhost,::1"
+    environment = {**os.environ, **proxy, **exported}
+    for command in (
+        ["batch_ingestion.py", "--raw-dir", exported["RAW_DIR"]],
+        [
+            *("near_realtime_ingestion_2.py", "--once"),
+            *("--state-file", exported["STATE_FILE"], "--events-dir", exported["EVENTS_DIR"]),
+        ],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=PROJECT_FOLDER,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("set_before", "no_proxy", "no_grpc_proxy"),
+    [
+        ({}, "127.0.0.1,localhost,::1", "127.0.0.1,localhost,::1"),
+        ({"NO_PROXY": "a, localhost"}, "a,localhost,127.0.0.1,::1", "a,localhost,127.0.0.1,::1"),
+        ({"no_grpc_proxy": "b"}, "127.0.0.1,localhost,::1", "b,127.0.0.1,localhost,::1"),
+        ({"no_proxy": "*"}, "*", "*"),
+    ],
+)
+def test_what_was_exempt_from_a_proxy_stays_so(
+    set_before: dict[str, str], no_proxy: str, no_grpc_proxy: str
+) -> None:
+    assert proxy_exemptions(set_before) == {
+        "no_proxy": no_proxy,
+        "NO_PROXY": no_proxy,
+        "no_grpc_proxy": no_grpc_proxy,
+    }
 
 
 @pytest.mark.parametrize(
@@ -194,10 +245,70 @@ def test_data_without_carts_is_wrong_usage(
     assert capsys.readouterr().err == f"{tmp_path} has no carts.json: give another --data.\n"
 
 
+@pytest.mark.parametrize(
+    ("carts", "sentence"),
+    [
+        (b"", "carts.json is no JSON (Expecting value: line 1 column 1 (char 0))."),
+        (b"\xff[]", "carts.json is no JSON ('utf-8' codec can't decode byte 0xff in position 0: "),
+        (b"{}", "carts.json is not a JSON array."),
+        (b'[{"id": 1}, {"id": "2"}]', "record 1 has no whole number of its own as its id."),
+        (b'[{"id": 1}, {"id": 1}]', "record 1 has no whole number of its own as its id."),
+        (b"[7]", "record 0 has no whole number of its own as its id."),
+    ],
+)
+def test_data_that_no_store_can_serve_is_wrong_usage(
+    carts: bytes, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(SAMPLE_DATA, tmp_path / "data")
+    (tmp_path / "data" / "carts.json").write_bytes(carts)
+    assert local_gcp.main(["up", "--data", str(tmp_path / "data")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert sentence in line
+
+
+def test_status_of_a_file_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert local_gcp.main(["status", "--folder", str(tmp_path / "file")]) == 2
+    assert "is no folder: give another --folder." in capsys.readouterr().err
+
+
+def test_ctrl_c_during_the_imports_is_quiet(tmp_path: Path) -> None:
+    # an import that tells that it has begun, and never ends
+    (tmp_path / "ingestion").mkdir()
+    (tmp_path / "ingestion" / "__init__.py").write_text(
+        "print('importing', flush=True)\nimport time\ntime.sleep(60)\n"
+    )
+    pretend = (
+        f"import runpy, sys; sys.path[:0] = [{str(tmp_path)!r}, {str(PROJECT_FOLDER)!r}]; "
+        "runpy.run_module('local_gcp', run_name='__main__', alter_sys=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", pretend],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout and process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("flag", ["--folder", "--data"])
+def test_an_empty_folder_name_is_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        local_gcp.main(["up", flag, ""])
+    assert ended.value.code == 2
+    assert "an empty name is no folder" in capsys.readouterr().err
+
+
 def test_a_missing_emulator_is_wrong_usage_where_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(servers, "CLOUD_SDK_FOLDERS", ())
+    monkeypatch.setattr(commands, "CLOUD_SDK_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert local_gcp.main(["up", "--pubsub", "emulator", "--folder", str(tmp_path)]) == 2
     assert "Java" in capsys.readouterr().err

@@ -31,6 +31,20 @@ KILLED = -9
 _bytecode = tempfile.TemporaryDirectory(prefix="bytecode-")
 KEPT_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _bytecode.name}
 
+# the stage with a clock that is so many days wrong
+WRONG_CLOCK = """
+import datetime, sys
+days, script = float(sys.argv[1]), sys.argv[2]
+sys.path.insert(0, script.rpartition("/")[0])
+import ingestion.source, near_realtime_ingestion_2
+class Wrong(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.datetime.now(tz) + datetime.timedelta(days=days)
+ingestion.source.datetime = near_realtime_ingestion_2.datetime = Wrong
+sys.exit(near_realtime_ingestion_2.main(sys.argv[3:]))
+"""
+
 Document = dict[str, Any]
 
 
@@ -135,11 +149,18 @@ def stage_command(folder: Path, url: str, *flags: str) -> list[str]:
 
 
 def start_stage(
-    folder: Path, url: str, *flags: str, env: dict[str, str] | None = None
+    folder: Path,
+    url: str,
+    *flags: str,
+    env: dict[str, str] | None = None,
+    clock_days: float = 0,
 ) -> subprocess.Popen[str]:
-    """Start the stage as a process."""
+    """Start the stage as a process, its clock so many days ahead."""
+    command = stage_command(folder, url, *flags)
+    if clock_days:
+        command[1:1] = ["-c", WRONG_CLOCK, str(clock_days)]
     return subprocess.Popen(
-        stage_command(folder, url, *flags),
+        command,
         env={**os.environ, **KEPT_BYTECODE, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -163,10 +184,16 @@ def end_stage(process: subprocess.Popen[str], timeout: float = 60) -> Ended:
 
 
 def run_stage(
-    folder: Path, url: str, *flags: str, env: dict[str, str] | None = None, timeout: float = 60
+    folder: Path,
+    url: str,
+    *flags: str,
+    env: dict[str, str] | None = None,
+    clock_days: float = 0,
+    timeout: float = 60,
 ) -> Ended:
     """Run the stage to its end, or to its FAILPOINT."""
-    return end_stage(start_stage(folder, url, *flags, env=env), timeout)
+    process = start_stage(folder, url, *flags, env=env, clock_days=clock_days)
+    return end_stage(process, timeout)
 
 
 def run_here(folder: Path, url: str, *flags: str, env: dict[str, str] | None = None) -> Ended:
@@ -218,6 +245,14 @@ def fold(documents: Iterable[bytes]) -> dict[int, str]:
         for cart_id, event in current.items()
         if event["data"]["after"]
     }
+
+
+def check_no_sequence_twice(documents: Iterable[bytes]) -> None:
+    """Fail where one (cart, generation, sequence) was given to two events."""
+    given: dict[tuple[int, str, str], str] = {}
+    for event in map(json.loads, documents):
+        key = (event["data"]["cart_id"], event["generation"], event["sequence"])
+        assert given.setdefault(key, event["id"]) == event["id"], f"{key} was given twice"
 
 
 def check_guarantees(documents: list[bytes], source: CartsSource, *, in_order: bool = True) -> None:

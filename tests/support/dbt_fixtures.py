@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.dbt_warehouse import Row, Warehouse, today
+from tests.support.dbt_warehouse import DbtError, Row, Warehouse, today
 from tests.support.shop_history import Shop, thirty_days
 
 Tables = dict[str, dict[str, list[Row]]]
@@ -20,8 +20,8 @@ Tables = dict[str, dict[str, list[Row]]]
 class History:
     """Thirty days of a shop, taken in three slices, and what dbt made of them.
 
-    `first_sql` and `incremental_sql` hold the statements that dbt sent in those runs, `tests_sql`
-    the compiled data tests by name, every other attribute rows by table.
+    dbt's target is `bigquery`. Attributes that end in `_sql` hold the statements that dbt sent, of
+    `incremental_sql` with data tests and unit tests; every other attribute has rows by table.
     """
 
     shop: Shop
@@ -30,21 +30,20 @@ class History:
     first_sql: list[str] = field(default_factory=list)
     first_tables: Tables = field(default_factory=dict)
     incremental_sql: list[str] = field(default_factory=list)
-    tests_sql: dict[str, str] = field(default_factory=dict)
+    full_refresh_sql: list[str] = field(default_factory=list)
+    freshness_sql: list[str] = field(default_factory=list)
     tables: Tables = field(default_factory=dict)
     tables_after_another_run: Tables = field(default_factory=dict)
     tables_after_full_refresh: Tables = field(default_factory=dict)
 
 
 @pytest.fixture(scope="session")
-def make_warehouse(
-    gcp: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Warehouse]:
+def make_warehouse(gcp: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Warehouse]:
     """Return a function that makes a warehouse in a BigQuery project of its own."""
 
-    def make(project_id: str) -> Warehouse:
+    def make(project_id: str, target: str = "local") -> Warehouse:
         folder: Path = tmp_path_factory.mktemp(project_id)
-        warehouse = Warehouse(gcp.environment, project_id, folder)
+        warehouse = Warehouse(gcp.environment, project_id, folder, target)
         warehouse.empty()
         return warehouse
 
@@ -52,11 +51,11 @@ def make_warehouse(
 
 
 @pytest.fixture(scope="session")
-def history(make_warehouse: Callable[[str], Warehouse]) -> History:
+def history(make_warehouse: Callable[..., Warehouse]) -> History:
     """Let thirty days pass, with a dbt run after the 12th, the 20th and the last."""
     # events wait up to two days in the outbox: the last must not lie in the future
     shop = thirty_days(today() - dt.timedelta(days=3))
-    warehouse = make_warehouse("shop-history")
+    warehouse = make_warehouse("shop-history", target="bigquery")
     made = History(shop, warehouse)
 
     def load(first: int, end: int) -> None:
@@ -77,11 +76,14 @@ def history(make_warehouse: Callable[[str], Warehouse]) -> History:
     load(12, 20)
     warehouse.dbt("run", "--selector", "silver")
     load(20, 60)
-    made.incremental_sql = warehouse.dbt("run")
+    made.incremental_sql = warehouse.dbt("build")
     made.tables = snapshot()
-    made.tests_sql = warehouse.compiled_tests()
     warehouse.dbt("run")
     made.tables_after_another_run = snapshot()
-    warehouse.dbt("run", "--full-refresh")
+    made.full_refresh_sql = warehouse.dbt("run", "--full-refresh")
     made.tables_after_full_refresh = snapshot()
+    # the shop's last day is three days ago
+    with pytest.raises(DbtError, match="products_raw: error"):
+        warehouse.dbt("source", "freshness")
+    made.freshness_sql = warehouse.sent
     return made

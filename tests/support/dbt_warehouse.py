@@ -18,6 +18,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
 from ingestion.project import PROJECT_FOLDER
+from tests.support.bigquery_target import cut_for_the_emulator, write_profile
 
 DBT_PROJECT = PROJECT_FOLDER / "ey_test_tech"
 SCHEMAS = PROJECT_FOLDER / "terraform" / "schemas"
@@ -37,16 +38,24 @@ class DbtError(AssertionError):
 
 
 class Warehouse:
-    """Bronze, silver and gold of one project."""
+    """Bronze, silver and gold of one project.
 
-    def __init__(self, environment: dict[str, str], project_id: str, folder: Path) -> None:
+    With the target `bigquery` dbt sends what it would send to BigQuery. `sent` has the statements
+    of the last dbt run, whether it succeeded or not.
+    """
+
+    def __init__(
+        self, environment: dict[str, str], project_id: str, folder: Path, target: str = "local"
+    ) -> None:
         self.project_id = project_id
         self.folder = folder
         self.environment = environment | {
             "GCP_PROJECT_ID": project_id,
             "BQ_DATASET": "bronze_data",
-            "DBT_TARGET": "local",
+            "DBT_TARGET": target,
         }
+        self.sent: list[str] = []
+        write_profile(DBT_PROJECT, folder, environment["BIGQUERY_EMULATOR_HOST"])
         self.client = bigquery.Client(
             project=project_id,
             location=environment["GCP_REGION"],
@@ -111,13 +120,6 @@ class Warehouse:
         names = sorted(table.table_id for table in self.client.list_tables(dataset))
         return {name: self.table(f"{dataset}.{name}") for name in names}
 
-    def compiled_tests(self) -> dict[str, str]:
-        """Return the SQL of every data test by its name, compiled and not run."""
-        self.dbt("compile", "--select", "test_type:data")
-        manifest = json.loads((self.folder / "manifest.json").read_text())
-        tests = [n for n in manifest["nodes"].values() if n["resource_type"] == "test"]
-        return {test["name"]: Path(test["compiled_path"]).read_text() for test in tests}
-
     def dbt(
         self, *arguments: str, before_statement: Callable[[str], None] = lambda _: None
     ) -> list[str]:
@@ -126,19 +128,20 @@ class Warehouse:
         `before_statement` is called with each statement before it is sent: what it does happens
         between two statements of this dbt.
         """
-        statements: list[str] = []
+        self.sent = []
 
         def collect(event: Any) -> None:
             if event.info.name == "SQLQuery":
-                statements.append(event.data.sql)
+                self.sent.append(event.data.sql)
                 before_statement(event.data.sql)
 
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            outcome = dbtRunner(callbacks=[collect]).invoke(
-                self._command(*arguments, target=self.folder)
-            )
+            with cut_for_the_emulator():
+                outcome = dbtRunner(callbacks=[collect]).invoke(
+                    self._command(*arguments, target=self.folder)
+                )
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -149,7 +152,7 @@ class Warehouse:
                 if result.status in ("error", "fail", "runtime error")
             ]
             raise DbtError("\n".join(problems) or str(outcome.exception))
-        return statements
+        return self.sent
 
     def other_dbt(self, *arguments: str) -> None:
         """Run another dbt to its end, in a process of its own as another machine would."""
@@ -162,7 +165,7 @@ class Warehouse:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=600,
         )
         if finished.returncode:
             raise DbtError(finished.stdout)
@@ -171,7 +174,7 @@ class Warehouse:
         return [
             *("--quiet", "--no-use-colors", "--log-level-file", "none"),
             *arguments,
-            *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
+            *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(self.folder)),
             *("--target-path", str(target)),
         ]
 

@@ -19,7 +19,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,14 @@ from zetasql.wasi._pb2.zetasql.proto import options_pb2, simple_catalog_pb2
 from zetasql.wasi._pb2.zetasql.public import options_pb2 as public_options
 from zetasql.wasi._pb2.zetasql.public import type_pb2
 
-__all__ = ["Column", "GoogleSql", "ZetaSQLError", "literal"]
+__all__ = [
+    "Column",
+    "GoogleSql",
+    "ZetaSQLError",
+    "literal",
+    "output_columns",
+    "without_wrappers",
+]
 
 CACHE_FOLDER = Path(sys.prefix) / "cache" / "googlesql"
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -156,14 +163,22 @@ class GoogleSql:
 
     def analyse(self, statement: str) -> list[Column]:
         """Return the columns that the statement makes; raise ZetaSQLError where it is wrong."""
-        request = service.AnalyzeRequest(sql_statement=statement.strip().rstrip(";"))
-        request.options.CopyFrom(self._options())
-        request.simple_catalog.CopyFrom(self._catalog(statement))
-        answer = self._call("Analyze", request, service.AnalyzeResponse)
-        node = answer.resolved_statement
-        while "node" in node.DESCRIPTOR.oneofs_by_name and node.WhichOneof("node"):
-            node = getattr(node, node.WhichOneof("node"))
-        return _output_columns(node)
+        (resolved,) = self.resolve(statement)
+        return output_columns(resolved)
+
+    def resolve(self, script: str) -> Iterator[Any]:
+        """Yield each statement with its names resolved; raise ZetaSQLError where one is wrong."""
+        text = script.encode()
+        position = 0
+        while text[position:].strip(b"; \n"):
+            request = service.AnalyzeRequest()
+            request.parse_resume_location.input = script
+            request.parse_resume_location.byte_position = position
+            request.options.CopyFrom(self._options())
+            request.simple_catalog.CopyFrom(self._catalog(script))
+            answer = self._call("Analyze", request, service.AnalyzeResponse)
+            yield without_wrappers(answer.resolved_statement)
+            position = answer.resume_byte_position
 
     def fill(self, name: str, query: str) -> None:
         """Give a table of the catalog its rows: what `query` evaluates to, columns in order."""
@@ -248,14 +263,21 @@ class GoogleSql:
         return self._call("EvaluateQuery", request, service.EvaluateQueryResponse)
 
 
-def _output_columns(node: Any) -> list[Column]:
+def without_wrappers(node: Any) -> Any:
+    """Return the resolved node in a message that holds one node of several kinds."""
+    while "node" in node.DESCRIPTOR.oneofs_by_name and node.WhichOneof("node"):
+        node = getattr(node, node.WhichOneof("node"))
+    return node
+
+
+def output_columns(node: Any) -> list[Column]:
     """Return a resolved statement's output columns; they may stand in a parent message."""
     fields = node.DESCRIPTOR.fields_by_name
     if "column_definition_list" in fields and node.column_definition_list:
         return [Column(c.name, _type_name(c.type)) for c in node.column_definition_list]
     if "output_column_list" in fields and node.output_column_list:
         return [Column(c.name, _type_name(c.column.type)) for c in node.output_column_list]
-    return _output_columns(node.parent) if "parent" in fields else []
+    return output_columns(node.parent) if "parent" in fields else []
 
 
 def _type_name(kind: Any) -> str:

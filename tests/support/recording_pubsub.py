@@ -11,13 +11,16 @@ from google.pubsub_v1 import PublishRequest, PublishResponse, PubsubMessage
 
 
 class RecordingPubSub:
-    """`messages` holds what was taken, in order. `judge` may name the code to refuse one with.
+    """`messages` holds what was taken, in order, and `by_topic` the same by topic id.
+
+    `judge` may name the code to refuse one with.
 
     With `loses_replies` a message is taken, and the client hears UNAVAILABLE once.
     """
 
     def __init__(self) -> None:
         self.messages: list[PubsubMessage] = []
+        self.by_topic: dict[str, list[bytes]] = {}
         self.judge: Callable[[PubsubMessage], grpc.StatusCode | None] = lambda message: None
         self.loses_replies = False
         self._lost: set[bytes] = set()
@@ -63,6 +66,8 @@ class RecordingPubSub:
                 context.abort(code, f"refused with {code.name}")
         with self._lock:
             self.messages.extend(request.messages)
+            topic = self.by_topic.setdefault(request.topic.rpartition("/")[2], [])
+            topic.extend(message.data for message in request.messages)
             if self.loses_replies and request.messages[0].data not in self._lost:
                 self._lost.add(request.messages[0].data)
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the reply was lost")

@@ -58,7 +58,7 @@ def test_init_and_validate_pass(terraform: Terraform) -> None:
     assert "Warning" not in done.stdout
 
 
-@pytest.mark.parametrize("name", ["plan", "refused"])
+@pytest.mark.parametrize("name", ["plan", "refused", "unattended"])
 def test_terraforms_own_tests_pass(terraform: Terraform, name: str) -> None:
     messages = terraform.test(f"-filter=tests/{name}.tftest.hcl")
     told = [m["@message"] for m in messages if m["type"] in ("diagnostic", "test_run")]
@@ -162,7 +162,10 @@ def test_a_second_plan_is_empty_and_outputs_go_into_dotenv(terraform: Terraform)
         assert terraform.run("output", "-raw", name).stdout == value
 
 
-@pytest.mark.parametrize(("file", "block"), [("variables", "variable"), ("outputs", "output")])
+@pytest.mark.parametrize(
+    ("file", "block"),
+    [("variables", "variable"), ("variables_unattended", "variable"), ("outputs", "output")],
+)
 def test_variables_and_outputs_are_in_order_and_described(file: str, block: str) -> None:
     text = (FOLDER / f"{file}.tf").read_text()
     blocks = re.split(rf'^{block} "', text, flags=re.M)[1:]

@@ -133,7 +133,7 @@ select
     snapshot_size,
     cast(null as int64) as user_id,
     cast(null as timestamp) as cart_at,
-    cast(null as json) as products,
+    null as products,
     false as is_newest,
     published_date,
     cast(null as int64) as deliveries
@@ -149,7 +149,7 @@ select
     cast(null as int64) as snapshot_size,
     cast(null as int64) as user_id,
     cast(null as timestamp) as cart_at,
-    cast(null as json) as products,
+    null as products,
     false as is_newest,
     published_date,
     deliveries

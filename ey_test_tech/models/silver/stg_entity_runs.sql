@@ -49,7 +49,8 @@ joined as (
         coalesce(counted.loaded_records, 0) as loaded_records,
         coalesce(counted.rejected_records, 0) as rejected_records,
         runs.records as announced_records,
-        runs.quarantined as quarantined_records
+        runs.quarantined as quarantined_records,
+        runs.replayed_run_id is not null as is_replay
     from runs
     left join counted
         on runs.run_id = counted.run_id
@@ -62,6 +63,7 @@ select
     loaded_records >= announced_records as is_complete,
     -- only a run that lost nothing on the way can say that a record is gone
     loaded_records >= announced_records
+    and not is_replay
     and quarantined_records = 0
     and rejected_records = 0 as shows_absence
 from joined

@@ -3,175 +3,35 @@
 from __future__ import annotations
 
 import base64
-import functools
 import json
 import os
-import subprocess
-import sys
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import google_crc32c
 import msgspec
 import pytest
 
-import batch_ingestion as batch
-from ingestion import source as api_source
-from ingestion.batch import bronze as bronze_load
-from ingestion.batch import landing as raw_landing
-from ingestion.project import PROJECT_FOLDER
+from ingestion.batch import load as bronze_load
+from ingestion.batch import receipts, upload
+from ingestion.batch.google_calls import Limits
+from ingestion.batch.run_lock import sole_run
 from local_gcp import resources
+from tests.support.batch_place import (
+    EXPECTED,
+    RUN_ID,
+    USERS,
+    Place,
+    one_copy,
+    one_row,
+    parsed,
+)
 from tests.support.flaky_proxy import FaultProxy
-from tests.support.scripted_http import ScriptedServer, answer, scripted_server
-
-RUN_ID = "22222222-2222-4222-8222-222222222222"
-PRODUCTS = b"""[
- {"id":1,"title":"Caf\xc3\xa9 ","price":22,"category":"kitchen","rating":{"rate":3.9,"count":120}},
- {"id":2,"title":"Mug","price":109.95,"category":"kitchen","password":"sesame"}
-]"""
-USERS = b"""[{"id":7,"email":"a@b.c","username":"u","password":"sesame","address":{"city":"x"}}]"""
-EXPECTED: dict[str, list[Any]] = {
-    "products": [
-        {
-            "id": 1,
-            "title": "Café ",
-            "price": 22,
-            "category": "kitchen",
-            "rating": {"rate": 3.9, "count": 120},
-        },
-        {"id": 2, "title": "Mug", "price": 109.95, "category": "kitchen"},
-    ],
-    "users": [{"id": 7, "email": "a@b.c", "username": "u", "address": {"city": "x"}}],
-}
-# as BIGQUERY_EMULATOR_HOST and STORAGE_EMULATOR_HOST name them
-SERVICES = ["STORAGE", "BIGQUERY"]
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    quick = functools.partial(api_source.fetch, backoff=lambda state: 0.0)
-    monkeypatch.setattr(batch, "fetch", quick)
-    answers = {"/products": [answer(200, PRODUCTS)], "/users": [answer(200, USERS)]}
-    with scripted_server(answers) as server:
-        yield server
-
-
-@dataclass
-class Place:
-    """A bucket, a dataset and a raw folder of a test's own, and the script that works on them."""
-
-    gcp: Any
-    store: ScriptedServer
-    bucket_name: str
-    dataset_id: str
-    raw_dir: Path
-    environment: dict[str, str]
-    capsys: pytest.CaptureFixture[str]
-    summary: list[dict[str, Any]]
-
-    def arguments(self, *arguments: str) -> list[str]:
-        return [
-            *("--bucket-name", self.bucket_name, "--dataset-id", self.dataset_id, "--json"),
-            *("--raw-dir", str(self.raw_dir), "--api-url", self.store.url, *arguments),
-        ]
-
-    def run(self, *arguments: str) -> int:
-        """Run the script in this process, return its exit code and keep its summary."""
-        self.capsys.readouterr()
-        code = batch.main(self.arguments("--cloud-timeout", "30", *arguments))
-        self.summary[:] = json.loads(self.capsys.readouterr().out)["entities"]
-        return code
-
-    def run_until(self, failpoint: str, *arguments: str) -> int:
-        """Run the script as a process that kills itself at `failpoint`; return its exit code."""
-        return subprocess.run(
-            [sys.executable, "batch_ingestion.py", *self.arguments(*arguments)],
-            cwd=PROJECT_FOLDER,
-            env={**os.environ, **self.environment, "FAILPOINT": failpoint},
-            capture_output=True,
-            timeout=120,
-            check=False,
-        ).returncode
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        sql = f"select * from `{self.gcp.project_id}.{self.dataset_id}.{table}`"
-        return [dict(row) for row in self.gcp.clients.bigquery.query(sql).result()]
-
-    def copies(self) -> dict[str, Counter[tuple[str, int]]]:
-        """Count, by entity, the rows of bronze for each run and record id."""
-        return {
-            entity: Counter(
-                (row["_run_id"], parsed(row["record"])["id"]) for row in self.rows(f"{entity}_raw")
-            )
-            for entity in EXPECTED
-        }
-
-    def manifest(self) -> Counter[tuple[str, str, str]]:
-        return Counter(
-            (row["run_id"], row["entity"], row["status"]) for row in self.rows("ingestion_runs")
-        )
-
-    def objects(self) -> dict[str, Any]:
-        return {blob.name: blob for blob in self.gcp.clients.storage.list_blobs(self.bucket_name)}
-
-    def files(self) -> list[str]:
-        found = (path for path in self.raw_dir.rglob("*") if path.is_file())
-        return sorted(str(path.relative_to(self.raw_dir)) for path in found)
-
-
-def parsed(record: Any) -> Any:
-    return json.loads(record) if isinstance(record, str) else record
-
-
-def one_copy(*run_ids: str) -> dict[str, Counter[tuple[str, int]]]:
-    return {
-        entity: Counter((run_id, record["id"]) for run_id in run_ids for record in records)
-        for entity, records in EXPECTED.items()
-    }
-
-
-def one_row(*run_ids: str) -> Counter[tuple[str, str, str]]:
-    return Counter((run_id, entity, "loaded") for run_id in run_ids for entity in EXPECTED)
-
-
-@pytest.fixture
-def place(
-    gcp: Any,
-    store: ScriptedServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Place:
-    name = f"batch-{uuid.uuid4().hex[:12]}"
-    resources.make_bucket(gcp.clients, name)
-    resources.make_bronze(gcp.clients, name.replace("-", "_"))
-    for variable, value in gcp.environment.items():
-        monkeypatch.setenv(variable, value)
-    return Place(
-        gcp, store, name, name.replace("-", "_"), tmp_path / "raw", {**gcp.environment}, capsys, []
-    )
-
-
-@pytest.fixture
-def proxies(
-    gcp: Any, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, FaultProxy]]:
-    """Put a fault proxy between the script and each of Google's services."""
-    made = {}
-    for service in SERVICES:
-        variable = f"{service}_EMULATOR_HOST"
-        made[service] = FaultProxy(urlsplit(gcp.environment[variable]).port)
-        place.environment[variable] = f"http://127.0.0.1:{made[service].port}"
-        monkeypatch.setenv(variable, place.environment[variable])
-    yield made
-    for proxy in made.values():
-        proxy.close()
+from tests.support.scripted_http import answer
+from tests.support.shared import FAKESTORE
 
 
 def test_a_run_ends_in_the_bucket_in_bronze_and_in_the_manifest(place: Place) -> None:
@@ -199,6 +59,7 @@ def test_a_run_ends_in_the_bucket_in_bronze_and_in_the_manifest(place: Place) ->
             "started_at": None,
             "finished_at": None,
             "status": "loaded",
+            "replayed_run_id": None,
         }
         bronze = sorted(place.rows(f"{entity}_raw"), key=lambda row: parsed(row["record"])["id"])
         assert [{**row, "record": parsed(row["record"])} for row in bronze] == [
@@ -230,6 +91,18 @@ def test_a_refused_record_is_uploaded_to_quarantine_and_counted(place: Place) ->
     assert json.loads(line)["record"] == {"id": "x", "login": {}}
     assert len(place.rows("users_raw")) == 19
     assert place.files() == []
+
+
+def test_the_real_carts_are_loaded_when_they_are_asked_for(place: Place) -> None:
+    if not (FAKESTORE / "carts.json").is_file():
+        pytest.skip("../shared/fakestore/carts.json is missing: the real carts are not tested")
+    carts = (FAKESTORE / "carts.json").read_bytes()
+    place.store.answers["/carts"] = [answer(200, carts)]
+    assert place.run("--run-id", RUN_ID, "--entities", "products", "users", "carts") == 0
+    loaded = [parsed(row["record"]) for row in place.rows("carts_raw")]
+    assert sorted(loaded, key=lambda cart: cart["id"]) == json.loads(carts)
+    assert len(loaded) == 7
+    assert place.manifest() == one_row(RUN_ID) + Counter({(RUN_ID, "carts", "loaded"): 1})
 
 
 def test_no_password_reaches_the_bucket_or_bronze(place: Place) -> None:
@@ -373,25 +246,30 @@ def test_what_google_cannot_take_waits_and_is_finished_once_by_resume(
     ],
 )
 @pytest.mark.parametrize(
-    ("service", "step"),
-    [("STORAGE", "_create_once"), ("BIGQUERY", "_run_once"), ("BIGQUERY", "record_once")],
+    ("service", "module", "step"),
+    [
+        ("STORAGE", upload, "_create_once"),
+        ("BIGQUERY", bronze_load, "_run_once"),
+        ("BIGQUERY", bronze_load, "record_once"),
+    ],
 )
 def test_a_service_lost_in_the_middle_of_a_step_is_taken_up_where_it_was(
     place: Place,
     proxies: dict[str, FaultProxy],
     monkeypatch: pytest.MonkeyPatch,
     service: str,
+    module: Any,
     step: str,
     mode: str,
 ) -> None:
-    whole: Callable[..., Any] = getattr(bronze_load, step)
+    whole: Callable[..., Any] = getattr(module, step)
 
     def broken(*arguments: Any, **options: Any) -> Any:
         proxies[service].mode = mode
         return whole(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(bronze_load, step, broken)
+        patched.setattr(module, step, broken)
         assert place.run("--run-id", RUN_ID, "--cloud-timeout", "1") == 3
     proxies[service].mode = "ok"
     place.store.answers = {}
@@ -423,11 +301,42 @@ def test_a_resumption_leaves_what_another_process_works_on(
     proxies["BIGQUERY"].mode = "refuse"
     assert place.run("--run-id", RUN_ID, "--cloud-timeout", "1") == 3
     proxies["BIGQUERY"].mode = "ok"
-    with raw_landing.sole_run(place.raw_dir, RUN_ID):
+    with sole_run(place.raw_dir, RUN_ID):
         assert place.run("--resume") == 3
     assert f"(pid {os.getpid()})" in caplog.text
     assert place.run("--resume") == 0
     assert place.copies() == one_copy(RUN_ID)
+
+
+# without a disk
+
+
+@pytest.mark.parametrize(("down", "is_kept"), [("STORAGE", False), ("BIGQUERY", True)])
+def test_without_a_disk_the_message_says_what_is_kept_and_another_machine_finishes(
+    place: Place,
+    proxies: dict[str, FaultProxy],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    down: str,
+    is_kept: bool,
+) -> None:
+    proxies[down].mode = "refuse"
+    assert place.run("--run-id", RUN_ID, "--no-disk", "--cloud-timeout", "1") == 3
+    proxies[down].mode = "ok"
+    assert str(place.raw_dir) not in caplog.text.replace(f"--raw-dir {place.raw_dir}", "")
+    assert "--resume" not in caplog.text
+    asked_again = "nothing is kept before it is uploaded: later, ask the API again with: python"
+    assert (asked_again in caplog.text) != is_kept
+    for name in place.objects():
+        assert f"wait in gs://{place.bucket_name}/{name}; finish with: python" in caplog.text
+    for entity in EXPECTED:
+        assert f"--run-id {RUN_ID} --entities {entity} --bucket-name" in caplog.text
+    # the disk is gone with the process
+    place.raw_dir = tmp_path / "another"
+    assert place.run("--run-id", RUN_ID, "--no-disk") == 0
+    assert len(place.store.requests) == (2 if is_kept else 4)
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
 
 
 # refused
@@ -475,16 +384,16 @@ def test_an_object_that_is_there_already_counts_as_ours_only_with_our_checksum(
     proxies["STORAGE"].mode = "refuse"
     assert place.run("--run-id", RUN_ID, "--cloud-timeout", "0.2") == 3
     proxies["STORAGE"].mode = "ok"
-    landing = raw_landing.read_receipt(place.raw_dir, RUN_ID, "users")
+    landing = receipts.read_receipt(place.raw_dir, RUN_ID, "users")
     assert landing
     bucket = place.gcp.clients.storage.bucket(place.bucket_name)
-    limits = bronze_load.Limits(30)
+    limits = Limits(30)
     arguments = (bucket, landing.data_path, landing, place.raw_dir, limits)
-    created = bronze_load._create_once(*arguments)
+    created = upload._create_once(*arguments)
     # the answer to the first attempt was lost; the second meets 412
-    assert bronze_load._create_once(*arguments).generation == created.generation
+    assert upload._create_once(*arguments).generation == created.generation
     (place.raw_dir / landing.data_path).write_bytes(b"another answer")
-    kept = bronze_load._create_once(*arguments)
+    kept = upload._create_once(*arguments)
     assert (kept.generation, kept.crc32c) == (created.generation, landing.crc32c)
 
 
@@ -528,7 +437,7 @@ def test_the_line_that_bigquery_complains_of_is_found(tmp_path: Path) -> None:
 
 
 def test_the_job_id_is_the_same_in_every_attempt_and_valid() -> None:
-    landing = raw_landing.Landing(
+    landing = receipts.Landing(
         entity="users",
         run_id=RUN_ID,
         ingested_at="2026-11-22T10:00:00.000000Z",
@@ -538,6 +447,7 @@ def test_the_job_id_is_the_same_in_every_attempt_and_valid() -> None:
         bytes=1,
         crc32c="AAAAAA==",
         is_waiting=True,
+        version=receipts.RECEIPT_VERSION,
     )
     later = msgspec.structs.replace(landing, ingested_at="2026-11-23T10:00:00.000000Z")
     assert bronze_load.job_id("bronze_data", landing) == bronze_load.job_id("bronze_data", later)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import jsonschema
@@ -12,7 +13,6 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion.carts.answer import read_answer
 from ingestion.carts.changes import (
     CREATED,
     DELETED,
@@ -27,9 +27,6 @@ from ingestion.carts.changes import (
     make_event,
     signature,
 )
-from ingestion.carts.state import raw_hash
-from ingestion.json_array import BadAnswer
-from tests.support.shared import FAKESTORE
 
 POLL = PollContext(
     source="https://fakestoreapi.com/carts",
@@ -292,11 +289,26 @@ def test_every_event_is_a_valid_cloudevent(
 NOTHING_HELD = HeldDeletions()
 
 
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
 def gate(
-    missing: set[int], known: int = 7, held: HeldDeletions = NOTHING_HELD, accept: bool = False
+    missing: set[int],
+    known: int = 7,
+    held: HeldDeletions = NOTHING_HELD,
+    accept: bool = False,
+    seconds: float = 180,
 ) -> tuple[set[int], HeldDeletions]:
-    deleted, held = gate_deletions(frozenset(missing), known, held, accept=accept)
+    """Poll `seconds` after noon, at which the first poll came, with an interval of a minute."""
+    moment = NOON + timedelta(seconds=seconds if held.polls else 0)
+    deleted, held = gate_deletions(
+        frozenset(missing), known, held, moment=moment, poll_interval=60, accept=accept
+    )
     return set(deleted), held
+
+
+def held_since_noon(polls: int, *cart_ids: int) -> HeldDeletions:
+    return HeldDeletions(polls, cart_ids, NOON)
 
 
 def test_one_or_two_deletions_pass_however_few_carts_there_are() -> None:
@@ -306,14 +318,14 @@ def test_one_or_two_deletions_pass_however_few_carts_there_are() -> None:
 
 def test_a_loss_of_thirty_percent_passes_and_one_more_is_held() -> None:
     assert gate({1, 2, 3}, known=10) == ({1, 2, 3}, HeldDeletions())
-    assert gate({1, 2, 3, 4}, known=10) == (set(), HeldDeletions(1, (1, 2, 3, 4)))
+    assert gate({1, 2, 3, 4}, known=10) == (set(), held_since_noon(1, 1, 2, 3, 4))
 
 
 def test_the_third_poll_in_a_row_that_agrees_deletes() -> None:
     lost = {1, 2, 3, 4}
     _, held = gate(lost)
     nothing, held = gate(lost, held=held)
-    assert (nothing, held) == (set(), HeldDeletions(2, (1, 2, 3, 4)))
+    assert (nothing, held) == (set(), held_since_noon(2, 1, 2, 3, 4))
     assert gate(lost, held=held) == (lost, HeldDeletions())
 
 
@@ -321,7 +333,7 @@ def test_a_recovery_in_between_begins_the_count_anew() -> None:
     _, held = gate({1, 2, 3, 4})
     _, held = gate({1, 2, 3, 4}, held=held)
     _, held = gate(set(), held=held)
-    assert gate({1, 2, 3, 4}, held=held) == (set(), HeldDeletions(1, (1, 2, 3, 4)))
+    assert gate({1, 2, 3, 4}, held=held) == (set(), held_since_noon(1, 1, 2, 3, 4))
 
 
 def test_only_carts_missing_in_all_three_polls_are_deleted() -> None:
@@ -332,86 +344,28 @@ def test_only_carts_missing_in_all_three_polls_are_deleted() -> None:
 
 def test_two_different_mass_losses_do_not_agree() -> None:
     _, held = gate({1, 2, 3})
-    assert gate({4, 5, 6}, held=held) == (set(), HeldDeletions(1, (4, 5, 6)))
+    later = NOON + timedelta(seconds=180)
+    assert gate({4, 5, 6}, held=held) == (set(), HeldDeletions(1, (4, 5, 6), later))
+
+
+def test_quick_retries_do_not_confirm_each_other() -> None:
+    """Three polls are not enough: three poll intervals have to pass as well."""
+    lost = {1, 2, 3, 4}
+    held = NOTHING_HELD
+    for number in range(1, 6):
+        nothing, held = gate(lost, held=held, seconds=number)
+        assert (nothing, held) == (set(), held_since_noon(number, 1, 2, 3, 4))
+    assert gate(lost, held=held, seconds=170)[0] == set()
+    assert gate(lost, held=held, seconds=179) == (lost, HeldDeletions())
+
+
+def test_a_clock_that_was_set_back_begins_to_count_the_time_anew() -> None:
+    lost = {1, 2, 3, 4}
+    held = held_since_noon(7, 1, 2, 3, 4)
+    nothing, held = gate(lost, held=held, seconds=-86_400)
+    assert (nothing, held.since) == (set(), NOON - timedelta(days=1))
+    assert gate(lost, held=held, seconds=-86_220) == (lost, HeldDeletions())
 
 
 def test_accept_deletes_passes_any_loss_at_once() -> None:
     assert gate({1, 2, 3, 4, 5, 6}, accept=True) == ({1, 2, 3, 4, 5, 6}, HeldDeletions())
-
-
-def record(cart_id: object, **members: object) -> bytes:
-    whole = {"id": cart_id, "userId": 1, "date": "2020-03-02T00:00:00.000Z", "products": []}
-    return json.dumps({**whole, **members}).encode()
-
-
-def answer(*records: bytes) -> list[bytes]:
-    return [b"[" + b",".join(records) + b"]"]
-
-
-def test_a_record_with_known_bytes_is_not_read_again() -> None:
-    one, two = record(1), record(2)
-    reading = read_answer(answer(one, two), {raw_hash(one): 1})
-    assert (reading.same, set(reading.fresh), reading.bad) == ({1}, {2}, {})
-
-
-@pytest.mark.parametrize(
-    "twice",
-    [
-        [record(1), record(1)],
-        [record(2), record(2)],
-        [record(2), record(2, userId=7)],
-        [record(1), record(1, userId=7)],
-        [record(1), record(1, userId="no")],
-    ],
-    ids=["known", "unknown", "unknown, changed", "known, changed", "known, bad"],
-)
-def test_an_id_that_stands_twice_is_no_answer(twice: list[bytes]) -> None:
-    others = [record(each) for each in range(10, 30)]
-    with pytest.raises(BadAnswer, match="twice"):
-        read_answer(answer(*others, *twice), {raw_hash(record(1)): 1})
-
-
-def test_a_bad_record_is_set_aside_with_its_reason() -> None:
-    others = [record(each) for each in range(10, 20)]
-    reading = read_answer(answer(*others, record(1, products=None)), {})
-    assert set(reading.fresh) == set(range(10, 20))
-    assert reading.bad[1].raw == record(1, products=None)
-    assert "products" in reading.bad[1].reason
-
-
-@pytest.mark.parametrize("date", ["", "yesterday", "2020-02-30T00:00:00Z", "2020-13-01", 7])
-def test_a_date_that_is_none_makes_a_bad_record(date: object) -> None:
-    others = [record(each) for each in range(10, 20)]
-    assert set(read_answer(answer(*others, record(1, date=date)), {}).bad) == {1}
-
-
-def test_more_than_a_tenth_of_bad_records_is_no_answer() -> None:
-    others = [record(each) for each in range(10, 19)]
-    bad = [record(1, userId=None), record(2, userId=None)]
-    with pytest.raises(BadAnswer, match="2 bad records of 11"):
-        read_answer(answer(*others, *bad), {})
-
-
-@pytest.mark.parametrize("cart_id", [None, "1", 1.5, True, 2**63, [1]])
-def test_a_record_without_an_integer_id_is_no_answer(cart_id: object) -> None:
-    others = [record(each) for each in range(10, 40)]
-    with pytest.raises(BadAnswer, match="without an integer id"):
-        read_answer(answer(*others, record(cart_id)), {})
-
-
-@pytest.mark.parametrize("body", [b"[]", b" [ ] ", b"", b"null", b"{}", b"<html>", b"[{]", b"[1"])
-def test_what_is_no_list_of_carts_is_no_answer(body: bytes) -> None:
-    with pytest.raises(BadAnswer):
-        read_answer([body], {})
-
-
-def test_the_real_answer_is_seven_carts_each_as_the_api_gave_it_but_for_its_version() -> None:
-    file = FAKESTORE / "carts.json"
-    if not file.exists():
-        pytest.skip("../shared/fakestore/carts.json is missing: the API's real answer")
-    reading = read_answer([file.read_bytes()], {})
-    records = json.loads(file.read_bytes())
-    assert [json.loads(msgspec.json.encode(fresh.cart)) for fresh in reading.fresh.values()] == [
-        {name: value for name, value in record.items() if name != "__v"} for record in records
-    ]
-    assert len(records) == 7

@@ -5,112 +5,32 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestion.carts import outbox as cart_outbox
-from ingestion.carts.outbox import (
-    DamagedBatchError,
-    Delivery,
-    EventFolder,
-    Obstacle,
-    Refusal,
-    Sending,
+from ingestion.carts import publishing
+from ingestion.carts.event_batch import DamagedBatchError
+from ingestion.carts.poller import PollResult
+from ingestion.carts.publishing import (
+    PublishRound,
+    Rejection,
+    RoundResult,
+    StopReason,
 )
-from ingestion.carts.poller import Poller, PollResult, StateError
-from ingestion.carts.state import CorruptStateError, load_header, read_index
-from ingestion.durable_files import append_lines, read_lines
+from ingestion.carts.state import CorruptStateError, StateError, load_header, read_index
+from ingestion.carts.state_file import TouchedStateError
+from ingestion.durable_files import read_lines
 from tests.support.cart_histories import Document, fold, outbox, published, signature_of
-
-START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
-
-
-def cart(cart_id: int, quantity: int = 1, **members: Any) -> Document:
-    whole = {
-        "id": cart_id,
-        "userId": 1,
-        "date": "2020-03-02T00:00:00.000Z",
-        "products": [{"productId": 1, "quantity": quantity}],
-        "__v": 0,
-    }
-    return {**whole, **members}
-
-
-class ScriptedAnswer:
-    """An answer of the source, as `fetch` hands it to its reader."""
-
-    def __init__(self, body: bytes, etag: str | None, not_modified: bool, at: datetime) -> None:
-        self.not_modified, self.etag, self.received_at = not_modified, etag, at
-        self._body = body
-
-    def blocks(self) -> Iterator[bytes]:
-        for start in range(0, len(self._body), 1000):
-            yield self._body[start : start + 1000]
-
-
-class World:
-    """A source, a folder, and a stage that is started anew whenever `restart` is called."""
-
-    def __init__(self, folder: Path, accept_deletes: bool = False) -> None:
-        self.folder = folder
-        self.state_file = folder / "state" / "carts_state.json"
-        self.records: list[Document] = []
-        self.etag: str | None = None
-        self.now = START
-        self.asked_with: list[str | None] = []
-        self.sent: list[bytes] = []
-        self.accept_deletes = accept_deletes
-        self.restart()
-
-    def restart(self) -> None:
-        self.events = EventFolder(self.folder / "events", lambda: self.now)
-        self.poller = Poller(
-            self.state_file, "http://api/carts", self._ask, accept_deletes=self.accept_deletes
-        )
-        self.poller.recover(self.events)
-
-    def poll(self, *records: Document) -> PollResult:
-        self.records = list(records) or self.records
-        self.now += timedelta(minutes=1)
-        return self.poller.poll(self.events)
-
-    def deliver(self, send: Callable[[Sequence[bytes]], Sending] | None = None) -> Delivery:
-        return self.events.deliver(send or self.send_all)
-
-    def send_all(self, events: Sequence[bytes]) -> Sending:
-        self.sent.extend(events)
-        return Sending(events)
-
-    def state(self) -> Document:
-        state: Document = json.loads(self.state_file.read_bytes())
-        return state
-
-    def new_events(self) -> list[Document]:
-        """Deliver, and return the events that left now."""
-        before = len(published(self.folder))
-        self.deliver()
-        return [json.loads(line) for line in published(self.folder)[before:]]
-
-    def _ask(self, read: Callable[[Any], Any], etag: str | None) -> Any:
-        self.asked_with.append(etag)
-        body = json.dumps(self.records).encode()
-        is_same = etag is not None and etag == self.etag
-        return read(ScriptedAnswer(b"" if is_same else body, self.etag, is_same, self.now))
+from tests.support.cart_world import World, all_down, cart
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def all_down(events: Sequence[bytes]) -> Sending:
-    return Sending([], (), Obstacle.UNREACHABLE, "down")
 
 
 carts = st.dictionaries(
@@ -142,7 +62,7 @@ def test_whatever_the_history_the_events_fold_to_the_answer(
             world.restart()
         result = world.poll(*records)
         expected = {each["id"]: signature_of(each) for each in records}
-        world.deliver()
+        world.publish()
         assert fold(published(folder)) == expected
         lines = world.state()["carts"]
         assert {each["cart"]["id"]: each["signature"] for each in lines} == expected
@@ -243,9 +163,16 @@ def test_a_bad_record_keeps_its_cart_as_it_was(world: World) -> None:
     assert len(list(read_lines(world.folder / "events" / "quarantine" / "2026-11-22.jsonl"))) == 1
 
 
+def test_a_date_far_from_the_time_of_the_answer_keeps_its_cart_as_it_was(world: World) -> None:
+    good = [cart(each) for each in range(2, 5)]
+    world.poll(cart(1), *good)
+    ahead = cart(1, date="2037-01-01T00:00:00.000Z")
+    assert world.poll(ahead, *good) == PollResult(changed=True, carts=4, quarantined=1)
+
+
 def test_a_quarantined_record_is_one_line_whatever_it_looks_like(world: World) -> None:
     pretty = json.dumps(cart(1, userId=None), indent=2).encode()
-    world.events.quarantine([(pretty, "one"), (b'{"id": 2, "x": "\xff\\ud83d"}', "two")])
+    world.events.store.quarantine([(pretty, "one"), (b'{"id": 2, "x": "\xff\\ud83d"}', "two")])
     (file,) = (world.folder / "events" / "quarantine").glob("*.jsonl")
     one, two = (json.loads(line) for line in read_lines(file))
     assert one["record"] == cart(1, userId=None)
@@ -255,7 +182,7 @@ def test_a_quarantined_record_is_one_line_whatever_it_looks_like(world: World) -
 def test_the_state_is_json_with_a_cart_a_line(world: World) -> None:
     world.poll(cart(1), cart(2))
     state = world.state()
-    assert state["format"] == 1
+    assert state["format"] == 2
     assert state["cart_count"] == len(state["carts"]) == 2
     assert state["carts"][0]["cart"] == {
         "id": 1,
@@ -263,7 +190,7 @@ def test_the_state_is_json_with_a_cart_a_line(world: World) -> None:
         "date": "2020-03-02T00:00:00.000Z",
         "products": [{"productId": 1, "quantity": 1}],
     }
-    assert len(world.state_file.read_text().splitlines()) == 4
+    assert len(world.state_file.read_text().splitlines()) == 6
 
 
 def test_a_large_state_is_read_in_blocks_without_loss(world: World) -> None:
@@ -288,7 +215,7 @@ def test_a_large_state_is_read_in_blocks_without_loss(world: World) -> None:
         (lambda text: text[:-1], "checksum"),
         (lambda text: text + b"\n", "checksum"),
         (lambda text: text.replace(b'"quantity":1', b'"quantity":2', 1), "checksum"),
-        (lambda text: text.replace(b'"format":1', b'"format":2', 1), "format 2"),
+        (lambda text: text.replace(b'"format":2', b'"format":3', 1), "format 3"),
         (lambda text: b'{"format": 7, "anything": {}}', "format 7"),
         (lambda text: json.dumps(json.loads(text), indent=1).encode(), "does not begin|checksum"),
     ],
@@ -317,27 +244,27 @@ def test_a_state_cut_at_any_byte_is_corrupt(world: World) -> None:
 
 def test_two_changes_of_a_cart_during_an_outage_are_two_events_in_order(world: World) -> None:
     world.poll(cart(1))
-    world.deliver()
+    world.publish()
     for quantity in (2, 3):
         world.poll(cart(1, quantity))
-        assert world.deliver(all_down).obstacle is Obstacle.UNREACHABLE
+        assert world.publish(all_down).stopped_by is StopReason.UNREACHABLE
     world.restart()
-    assert world.events.waiting() == 2
+    assert world.events.outbox.waiting() == 2
     assert [event["sequence"] for event in world.new_events()] == ["0000000002", "0000000003"]
-    assert world.events.waiting() == 0
+    assert world.events.outbox.waiting() == 0
 
 
 def test_what_has_left_of_a_batch_is_not_sent_again_after_a_kill(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cart_outbox, "ROUND_EVENTS", 2)
+    monkeypatch.setattr(publishing, "ROUND_EVENTS", 2)
     world.poll(*(cart(each) for each in range(1, 6)))
-    rounds = iter([world.send_all, all_down])
-    world.deliver(lambda events: next(rounds)(events))
+    rounds = iter([world.take_all, all_down])
+    world.publish(lambda events, _: next(rounds)(events))
     assert len(world.sent) == 2
     world.restart()
-    assert world.events.waiting() == 3
-    world.deliver()
+    assert world.events.outbox.waiting() == 3
+    world.publish()
     assert [json.loads(line)["subject"] for line in world.sent] == [
         f"cart_{i}" for i in range(1, 6)
     ]
@@ -346,16 +273,16 @@ def test_what_has_left_of_a_batch_is_not_sent_again_after_a_kill(
 
 def test_a_torn_line_of_the_event_store_is_sent_again_and_repaired(world: World) -> None:
     world.poll(cart(1), cart(2))
-    batch = outbox(world.folder)[0].read_bytes()
-    world.deliver()
-    outbox_file = (
-        world.folder / "events" / "outbox" / f"{world.state()['generation']}.0000000001.jsonl"
-    )
-    outbox_file.write_bytes(batch)
+    (batch,) = outbox(world.folder)
+    before = {path: path.read_bytes() for path in (batch, world.events.checkpoint.path)}
+    world.publish()
+    for path, content in before.items():
+        path.write_bytes(content)
     (store,) = (world.folder / "events" / "published").glob("*.jsonl")
     store.write_bytes(store.read_bytes()[:-20])
     world.restart()
-    world.deliver()
+    world.publish()
+    assert [json.loads(line)["subject"] for line in world.sent] == ["cart_1", "cart_2", "cart_2"]
     assert [json.loads(line)["subject"] for line in published(world.folder)] == ["cart_1", "cart_2"]
 
 
@@ -388,19 +315,19 @@ def test_a_damaged_batch_that_was_in_no_state_has_not_happened(world: World) -> 
     }
 
 
-def test_a_damaged_batch_that_the_state_knows_stops_the_delivery(world: World) -> None:
+def test_a_damaged_batch_that_the_state_knows_stops_the_totals(world: World) -> None:
     world.poll(cart(1), cart(2))
     cut_last_line(outbox(world.folder)[-1])
     world.restart()
     with pytest.raises(DamagedBatchError, match="1 of 2 events"):
-        world.deliver()
+        world.publish()
 
 
 def test_an_old_copy_of_the_state_is_noticed_by_what_waits(world: World) -> None:
     world.poll(cart(1))
     old = world.state_file.read_bytes()
     world.poll(cart(1, 2))
-    world.deliver()
+    world.publish()
     world.poll(cart(1, 3))
     world.state_file.write_bytes(old)
     with pytest.raises(StateError, match="old copy"):
@@ -410,7 +337,7 @@ def test_an_old_copy_of_the_state_is_noticed_by_what_waits(world: World) -> None
 def test_a_lost_state_publishes_what_waits_and_begins_a_new_generation(world: World) -> None:
     world.poll(cart(1), cart(2), cart(3))
     world.poll(cart(1, 2), cart(2), cart(3))
-    world.deliver()
+    world.publish()
     world.poll(cart(1, 3), cart(2), cart(3))
     first = world.state()["generation"]
     world.state_file.unlink()
@@ -424,36 +351,40 @@ def test_a_lost_state_publishes_what_waits_and_begins_a_new_generation(world: Wo
     assert fold(published(world.folder)) == {each: signature_of(cart(each)) for each in (1, 3, 4)}
 
 
-def test_a_state_that_goes_while_the_loop_runs_begins_a_new_generation(world: World) -> None:
+@pytest.mark.parametrize("has_left", [True, False])
+def test_a_state_that_goes_while_the_loop_runs_costs_no_wrong_figure(
+    world: World, has_left: bool
+) -> None:
+    """It is made again from the outbox, or a new generation begins where the first batch left."""
     world.etag = 'W/"1"'
     world.poll(cart(1), cart(2))
+    if has_left:
+        world.publish()
+    world.etag = 'W/"2"'
     world.poll(cart(1, 2), cart(2))
     first = world.state()["generation"]
     world.state_file.unlink()
     # no ETag is sent: it was the lost state's
     result = world.poll(cart(1), cart(3))
     assert world.asked_with[-1] is None
-    assert result == PollResult(changed=True, carts=2, created=2)
-    assert first < world.state()["generation"]
-    world.deliver()
+    if has_left:
+        assert result == PollResult(changed=True, carts=2, created=2)
+        assert first < world.state()["generation"]
+    else:
+        assert result == PollResult(changed=True, carts=2, created=1, modified=1, deleted=1)
+        assert first == world.state()["generation"]
+    world.publish()
     assert fold(published(world.folder)) == {each: signature_of(cart(each)) for each in (1, 3)}
 
 
-def test_a_state_that_goes_or_is_replaced_in_the_middle_of_a_poll_is_not_written_over(
+def test_a_state_that_is_replaced_in_the_middle_of_a_poll_is_not_written_over(
     world: World,
 ) -> None:
     world.poll(cart(1), cart(2))
     old = world.state_file.read_bytes()
     world.poll(cart(1), cart(2), cart(3))
-    heard = world.poller.hear
-
-    def hear_and_replace() -> Any:
-        answer = heard()
-        world.state_file.write_bytes(old)
-        return answer
-
-    world.poller.hear = hear_and_replace  # type: ignore[method-assign]
-    with pytest.raises(StateError, match="touched during the poll"):
+    world.while_asked = lambda: world.state_file.write_bytes(old)
+    with pytest.raises(TouchedStateError, match="touched during the poll"):
         world.poll(cart(1, 2), cart(2), cart(3))
     assert world.state_file.read_bytes() == old
 
@@ -462,6 +393,7 @@ def test_an_old_copy_put_back_while_the_loop_runs_is_noticed(world: World) -> No
     world.poll(cart(1))
     old = world.state_file.read_bytes()
     world.poll(cart(1, 2))
+    world.publish()
     world.state_file.write_bytes(old)
     with pytest.raises(StateError, match="old copy"):
         world.poll(cart(1, 3))
@@ -470,8 +402,8 @@ def test_an_old_copy_put_back_while_the_loop_runs_is_noticed(world: World) -> No
 def test_a_refused_event_becomes_a_dead_letter_and_lets_the_others_pass(world: World) -> None:
     world.poll(cart(1), cart(2))
     world.poll(cart(1, 2), cart(2))
-    delivery = world.deliver(refuse_sequence("cart_1", "0000000001"))
-    assert (delivery.published, delivery.refused, delivery.obstacle) == (2, 1, None)
+    totals = world.publish(reject_sequence("cart_1", "0000000001"))
+    assert (totals.published, totals.rejected, totals.stopped_by) == (2, 1, None)
     (letter,) = dead_letters(world)
     assert letter["event"]["sequence"] == "0000000001"
     assert letter["reason"] == "INVALID_ARGUMENT: no"
@@ -481,63 +413,48 @@ def test_a_refused_event_becomes_a_dead_letter_and_lets_the_others_pass(world: W
 def test_replayed_dead_letters_leave_in_order_and_are_dead_no_more(world: World) -> None:
     world.poll(cart(1), cart(2))
     world.poll(cart(1, 2), cart(2))
-    world.deliver(lambda events: Sending([], [Refusal(event, "no") for event in events]))
+    world.publish(lambda events, _: RoundResult([], [Rejection(event, "no") for event in events]))
     assert len(dead_letters(world)) == 3
-    delivery = world.events.replay_dead_letters(refuse_sequence("cart_2", "0000000001"))
-    assert (delivery.published, delivery.refused) == (2, 1)
+    totals = world.replay(reject_sequence("cart_2", "0000000001"))
+    assert (totals.published, totals.rejected) == (2, 1)
     assert [letter["event"]["subject"] for letter in dead_letters(world)] == ["cart_2"]
     assert [json.loads(line)["sequence"] for line in published(world.folder)] == [
         "0000000001",
         "0000000002",
     ]
-    assert world.events.replay_dead_letters(world.send_all).published == 1
+    assert world.replay().published == 1
     assert dead_letters(world) == []
 
 
 def test_a_replay_that_was_killed_before_it_forgot_does_not_send_again(world: World) -> None:
     world.poll(cart(1))
-    world.deliver(lambda events: Sending([], [Refusal(event, "no") for event in events]))
+    world.publish(lambda events, _: RoundResult([], [Rejection(event, "no") for event in events]))
     (file,) = (world.folder / "events" / "dead_letter").glob("*.jsonl")
     letters = file.read_bytes()
-    world.events.replay_dead_letters(world.send_all)
+    world.replay()
     file.write_bytes(letters)
-    assert world.events.replay_dead_letters(world.send_all).published == 0
+    assert world.replay().published == 0
     assert dead_letters(world) == []
 
 
 def test_a_replay_with_pubsub_down_keeps_the_dead_letters(world: World) -> None:
     world.poll(cart(1), cart(2))
-    world.deliver(lambda events: Sending([], [Refusal(event, "no") for event in events]))
-    assert world.events.replay_dead_letters(all_down).obstacle is Obstacle.UNREACHABLE
+    world.publish(lambda events, _: RoundResult([], [Rejection(event, "no") for event in events]))
+    assert world.replay(all_down).stopped_by is StopReason.UNREACHABLE
     assert len(dead_letters(world)) == 2
 
 
-def test_an_append_drops_the_torn_line_before_it(tmp_path: Path) -> None:
-    file = tmp_path / "lines.jsonl"
-    file.write_bytes(b"one\n" + b"t" * 100_000)
-    assert list(read_lines(file)) == [b"one"]
-    append_lines(file, [b"two"], "any")
-    assert file.read_bytes() == b"one\ntwo\n"
-
-
-def test_an_append_to_a_file_of_one_torn_line_begins_it_anew(tmp_path: Path) -> None:
-    file = tmp_path / "lines.jsonl"
-    file.write_bytes(b"torn")
-    append_lines(file, [b"one"], "any")
-    assert file.read_bytes() == b"one\n"
-
-
-def refuse_sequence(subject: str, sequence: str) -> Callable[[Sequence[bytes]], Sending]:
-    def send(events: Sequence[bytes]) -> Sending:
-        refused = [
+def reject_sequence(subject: str, sequence: str) -> PublishRound:
+    def publish_round(events: Sequence[bytes], deadline: float | None) -> RoundResult:
+        rejected = [
             event
             for event in events
             if (json.loads(event)["subject"], json.loads(event)["sequence"]) == (subject, sequence)
         ]
-        left = [event for event in events if event not in refused]
-        return Sending(left, [Refusal(event, "INVALID_ARGUMENT: no") for event in refused])
+        taken = [event for event in events if event not in rejected]
+        return RoundResult(taken, [Rejection(event, "INVALID_ARGUMENT: no") for event in rejected])
 
-    return send
+    return publish_round
 
 
 def dead_letters(world: World) -> list[Document]:

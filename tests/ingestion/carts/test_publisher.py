@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +16,8 @@ from cloudevents.core.formats.json import JSONFormat
 from google.pubsub_v1 import PubsubMessage
 
 from ingestion.carts import publisher as cart_publisher
-from ingestion.carts.outbox import Obstacle
 from ingestion.carts.publisher import PubSubPublisher
+from ingestion.carts.publishing import StopReason
 from local_gcp import resources
 from local_gcp.servers import LocalGcp
 from tests.support.cart_histories import (
@@ -95,8 +97,8 @@ def test_the_events_of_a_cart_leave_in_order_and_those_of_many_side_by_side(
     pubsub: RecordingPubSub, publisher: PubSubPublisher
 ) -> None:
     events = [document(cart, sequence) for sequence in range(1, 6) for cart in range(40)]
-    sending = publisher.send(events)
-    assert (list(sending.left), sending.obstacle) == (events, None)
+    result = publisher.publish(events)
+    assert (list(result.acknowledged), result.stopped_by) == (events, None)
     for cart in range(40):
         assert [each for each in pubsub.documents if b'"cart_%d"' % cart in each] == [
             document(cart, sequence) for sequence in range(1, 6)
@@ -116,9 +118,9 @@ def test_a_lost_reply_makes_a_second_message_with_the_same_event(
 def test_an_event_that_is_too_large_is_refused_without_asking(
     pubsub: RecordingPubSub, publisher: PubSubPublisher
 ) -> None:
-    sending = publisher.send([document(1), document(2, 1, 10_000_000), document(2, 2)])
-    assert list(sending.left) == [document(1), document(2, 2)]
-    assert "too large: 100" in sending.refused[0].reason
+    result = publisher.publish([document(1), document(2, 1, 10_000_000), document(2, 2)])
+    assert list(result.acknowledged) == [document(1), document(2, 2)]
+    assert "too large: 100" in result.rejected[0].reason
     assert len(pubsub.messages) == 2
 
 
@@ -220,11 +222,11 @@ def test_a_server_that_never_answers_is_given_up_in_bounded_time(
 
     pubsub.judge = hang
     started = time.monotonic()
-    sending = publisher.send([document(cart) for cart in range(4)])
+    result = publisher.publish([document(cart) for cart in range(4)])
     assert time.monotonic() - started < 2
-    assert sending.obstacle is Obstacle.UNREACHABLE
-    assert "DEADLINE_EXCEEDED" in sending.problem
-    assert len(sending.left) == 2
+    assert result.stopped_by is StopReason.UNREACHABLE
+    assert "DEADLINE_EXCEEDED" in result.problem
+    assert len(result.acknowledged) == 2
 
 
 def test_a_pubsub_that_dies_in_the_middle_gets_the_rest_when_it_is_back_empty(
@@ -262,12 +264,94 @@ def test_sigterm_while_ten_thousand_events_leave_ends_bounded_and_loses_and_doub
     process.send_signal(signal.SIGTERM)
     ended = end_stage(process)
     assert time.monotonic() - sent_at < 3
-    assert ended.code == 0
+    # something waits, and that is never exit 0
+    assert ended.code == 3
+    assert f"the events wait in {tmp_path / 'events' / 'outbox'}" in ended.log
     assert 1000 <= len(pubsub.messages) < 10_000
     assert ended.summary["waiting"] == 10_000 - len(pubsub.messages)
     assert once(tmp_path, source, pubsub).code == 0
     assert len(pubsub.messages) == 10_000
     check_guarantees(pubsub.documents, source)
+
+
+def test_what_went_to_one_destination_is_no_reason_to_send_nothing_to_another(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    """After --local-only a topic, a project, an emulator: each refused, or sent all carts."""
+    other = RecordingPubSub()
+    runs = [
+        (("--local-only",), pubsub),
+        (("--project-id", "local-project"), pubsub),
+        (("--project-id", "another-project"), pubsub),
+        (("--project-id", "another-project", "--topic", "another"), pubsub),
+        (("--project-id", "another-project", "--topic", "another"), other),
+    ]
+    assert run_here(tmp_path, source.url, "--once", *runs[0][0]).code == 0
+    for flags, server in runs[1:]:
+        sent = len(server.messages)
+        refused = run_here(tmp_path, source.url, "--once", *flags, env=server.environment)
+        assert (refused.code, len(server.messages)) == (2, sent)
+        assert "was made for the destination" in refused.log
+        assert "--state-file and an --events-dir of its own" in refused.log
+        words = shlex.split(refused.log.split("'")[-2])
+        begun = run_here(tmp_path, source.url, *words[2:], *flags, env=server.environment)
+        assert (begun.code, len(server.messages)) == (0, sent + 7)
+        check_guarantees(server.documents[sent:], source)
+    other.stop()
+
+
+def test_dead_letters_that_lie_there_are_exit_3_until_they_are_gone(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.judge = refuse(3, Code.INVALID_ARGUMENT)
+    assert once(tmp_path, source, pubsub).code == 3
+    pubsub.judge = lambda message: None
+    later = once(tmp_path, source, pubsub)
+    assert (later.code, later.summary["dead_lettered"], later.summary["dead_letters"]) == (3, 0, 1)
+    assert "dead_letters=1: Pub/Sub rejected these events" in later.log
+    words = shlex.split(later.log.split("'")[-2])
+    assert "--replay-dead-letters" in words
+    assert run_here(tmp_path, source.url, *words[2:], env=pubsub.environment).code == 0
+    assert once(tmp_path, source, pubsub).code == 0
+
+
+def test_dead_letters_of_one_topic_are_not_replayed_to_another(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.judge = refuse(3, Code.INVALID_ARGUMENT)
+    once(tmp_path, source, pubsub)
+    sent = len(pubsub.messages)
+    ended = once(tmp_path, source, pubsub, "--replay-dead-letters", "--topic", "another")
+    assert (ended.code, len(pubsub.messages)) == (2, sent)
+
+
+def test_damaged_and_blank_lines_among_the_dead_letters_hold_up_no_other(
+    tmp_path: Path, source: CartsSource, pubsub: RecordingPubSub
+) -> None:
+    pubsub.judge = lambda message: Code.INVALID_ARGUMENT
+    once(tmp_path, source, pubsub)
+    (letters,) = (tmp_path / "events" / "dead_letter").glob("*.jsonl")
+    lines = letters.read_bytes().splitlines()
+    damaged = [b"garbage", lines[0][:50], b'{"event":{},"reason":"","failed_at":""}', b"\xff\xfe"]
+    letters.write_bytes(b"\n".join([*damaged[:2], b"", b"  ", *lines, *damaged[2:], b""]))
+    pubsub.judge = lambda message: None
+    ended = once(tmp_path, source, pubsub, "--replay-dead-letters")
+    assert (ended.code, ended.summary["published"], ended.summary["dead_letters"]) == (3, 7, 4)
+    assert f"line=1 of {letters} is no dead letter" in ended.log
+    assert letters.read_bytes().splitlines() == damaged
+    check_guarantees(pubsub.documents, source, in_order=False)
+
+
+def test_a_round_ends_at_its_deadline(pubsub: RecordingPubSub, publisher: PubSubPublisher) -> None:
+    released = threading.Event()
+    pubsub.judge = lambda message: None if not pubsub.messages else released.wait(10) and None
+    started = time.monotonic()
+    result = publisher.publish([document(cart) for cart in range(4)], started + 1)
+    assert time.monotonic() - started < 4
+    released.set()
+    assert result.stopped_by is StopReason.UNREACHABLE
+    assert len(result.acknowledged) < 4
+    assert "longer than a round may" in result.problem
 
 
 def pulled(gcp: LocalGcp, topic: str, count: int) -> list[PubsubMessage]:

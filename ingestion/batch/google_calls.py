@@ -1,0 +1,74 @@
+"""Calls to Google that end: bounded in time, and with two exceptions instead of forty.
+
+Google's clients wait for minutes, or for ever, where nothing answers. Here each call is given
+`Limits.seconds` for an answer and as long again for retries, then Unavailable is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import google.auth.exceptions
+import requests
+from google.api_core import exceptions
+from google.api_core.retry import Retry
+from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
+from google.cloud.storage.exceptions import DataCorruption
+from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
+
+# an upload is given a second more for each so many bytes
+UPLOAD_BYTES_PER_SECOND = 10_000_000
+OUTAGES = (
+    ConnectionError,
+    requests.ConnectionError,
+    requests.Timeout,
+    google.auth.exceptions.TransportError,
+    exceptions.RetryError,
+    exceptions.ServerError,
+    exceptions.TooManyRequests,
+    # the bytes that arrived are not those that were sent
+    DataCorruption,
+)
+
+
+class Unavailable(Exception):  # noqa: N818
+    """A service did not answer within its limits: the step waits, and is finished later."""
+
+
+class Rejected(Exception):  # noqa: N818
+    """A service answered that it will not do it: somebody has to correct something first."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait for Google: `seconds` for one answer, and as long for all retries."""
+
+    seconds: float
+
+    def of_storage(self, size: int = 0) -> dict[str, Any]:
+        """Return the bounds for a call to Cloud Storage that moves `size` bytes."""
+        return self._bounds(STORAGE_RETRY, self.seconds + size / UPLOAD_BYTES_PER_SECOND)
+
+    def of_bigquery(self) -> dict[str, Any]:
+        """Return the bounds for a call to BigQuery."""
+        return self._bounds(BIGQUERY_RETRY, self.seconds)
+
+    def _bounds(self, retry: Retry, timeout: float) -> dict[str, Any]:
+        return {"retry": retry.with_timeout(self.seconds), "timeout": timeout}
+
+
+@contextmanager
+def calling(service: str) -> Iterator[None]:
+    """Turn the exceptions of Google's clients into Unavailable and Rejected."""
+    try:
+        yield
+    except OUTAGES as error:
+        cause = getattr(error, "cause", None) or error
+        raise Unavailable(f"{service} could not be reached ({type(cause).__name__})") from None
+    except exceptions.GoogleAPICallError as error:
+        raise Rejected(f"{service} refused: {error.message}") from None
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise Rejected(f"{service} was not asked, the credentials fail: {error}") from None

@@ -1,0 +1,124 @@
+"""What comes before a first poll: load state and checkpoint, and finish what a kill interrupted."""
+
+from __future__ import annotations
+
+import logging
+
+from msgspec.structs import replace
+
+from ingestion.carts.checkpoint import Binding, Checkpoint
+from ingestion.carts.event_batch import Batch
+from ingestion.carts.outbox import EventFolder
+from ingestion.carts.recovery import (
+    OLD_COPY,
+    Recovery,
+    check_binding,
+    published_batches,
+    reconcile,
+)
+from ingestion.carts.replica import Replica
+from ingestion.carts.state import StateError, StateHeader, read_sequences
+from ingestion.carts.state_file import StateFile
+from ingestion.settings import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+
+class WaitsForAnotherError(ConfigurationError):
+    """Not even a new snapshot may begin here before the events of before have left."""
+
+
+def load(
+    state: StateFile, events: EventFolder, binding: Binding, *, ignores_state: bool = False
+) -> None:
+    """Load state and checkpoint; MadeForAnotherError where they are not for this `binding`.
+
+    With `ignores_state` a new snapshot is to be taken, whatever the state says. Events that still
+    wait for another destination must not go to this one: WaitsForAnotherError.
+    """
+    events.checkpoint.load()
+    if not ignores_state:
+        state.load()
+        check_binding(binding, str(state.path), state.header, events.checkpoint.current)
+        return
+    state.pretend_absent()
+    checkpoint = events.checkpoint.current
+    if not checkpoint or binding.destination in ("", checkpoint.binding.destination):
+        return
+    if events.outbox.batches() or events.store.dead_letter_files():
+        raise WaitsForAnotherError(
+            f"Events in {events.outbox.folder} or {events.store.dead_letters} wait for the "
+            f"destination {checkpoint.binding.destination}, and this run has "
+            f"{binding.destination}: publish them there first, or give this run a --state-file and "
+            f"an --events-dir of its own."
+        )
+
+
+def recover(
+    state: StateFile,
+    events: EventFolder,
+    binding: Binding,
+    replica: Replica,
+    *,
+    ignores_state: bool = False,
+) -> None:
+    """Finish what a killed process had begun, no more; StateError where that cannot be."""
+    outbox, checkpoint = events.outbox, events.checkpoint.current
+    outbox.sweep()
+    if ignores_state:
+        found = Recovery(published_batches(checkpoint, outbox.batches()), [])
+    else:
+        found = reconcile(state.header, checkpoint, outbox.batches())
+    for batch in found.published:
+        outbox.remove(batch, replica)
+    unapplied = found.unapplied
+    if unapplied and not unapplied[-1].is_whole():
+        # only a disk that lost what it had promised does this; the batch was in no state yet,
+        # so nothing of it has left, and the next poll finds its changes again
+        log.warning("dropped a damaged batch that was in no state batch=%s", unapplied[-1].path)
+        unapplied.pop().path.unlink()
+    for batch in unapplied:
+        _adopt(batch, state, binding)
+        replica.commit(batch, is_state_saved=True)
+        log.warning("recovered an interrupted poll batch=%s", batch.path.name)
+    if state.header and checkpoint:
+        _check_that_nothing_newer_left(state, events, checkpoint)
+
+
+def empty_state(binding: Binding, generation: str) -> StateHeader:
+    """Return the header of a generation that begins."""
+    return StateHeader(
+        generation=generation,
+        batch=0,
+        source=binding.source,
+        destination=binding.destination,
+        observed_at="",
+        cart_count=0,
+    )
+
+
+def _check_that_nothing_newer_left(
+    state: StateFile, events: EventFolder, checkpoint: Checkpoint
+) -> None:
+    """Raise StateError where the event store knows more than the state.
+
+    State and checkpoint of before were put back together, and the event store was not.
+    """
+    is_superseded = events.store.newest_generation(checkpoint.published) > checkpoint.generation
+    highest = events.store.sequences_published_since(checkpoint.published, checkpoint.generation)
+    if highest:
+        state.bring_here()
+    known = read_sequences(state.path, highest) if highest else {}
+    if is_superseded or any(
+        sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()
+    ):
+        raise StateError(f"{state.path} does not know the last events published: {OLD_COPY}")
+
+
+def _adopt(batch: Batch, state: StateFile, binding: Binding) -> None:
+    """Take into the state a batch that it lacks."""
+    header = state.header or empty_state(binding, batch.generation)
+    # without validators the next answer is looked at, whatever it is
+    observed_at = batch.header().observed_at
+    header = replace(header, observed_at=observed_at, etag=None, body=None)
+    state.follow(header, batch, state.index())

@@ -1,0 +1,72 @@
+"""Where the page goes: a file, or an object in Cloud Storage where a container has no disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ingestion import settings
+from ingestion.durable_files import replace_file
+
+UPLOAD_SECONDS = 60.0
+
+
+class OutputError(Exception):
+    """The page could not be written; the message is one sentence that says what to do."""
+
+
+def write_page(page: str, output: str, project_id: str) -> str:
+    """Write the page to a file or to gs://bucket/object, and return its address for a browser.
+
+    Either is replaced whole; where that fails, the page before stays, and OutputError says why.
+    """
+    if output.startswith("gs://"):
+        return _upload(page, output, project_id)
+    file = Path(output)
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        replace_file(file, [page.encode()], "report")
+    except OSError as error:
+        raise OutputError(
+            f"The report cannot be written to {output} ({error.strerror}): give another --output."
+        ) from error
+    return file.resolve().as_uri()
+
+
+def _upload(page: str, output: str, project_id: str) -> str:
+    from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage import Blob
+    from google.cloud.storage.retry import DEFAULT_RETRY
+    from requests.exceptions import RequestException
+
+    client = settings.storage_client(project_id)
+    try:
+        blob = Blob.from_uri(output, client=client)
+    except ValueError:
+        raise settings.ConfigurationError(
+            f"'{output}' names no object: --output takes gs://BUCKET/OBJECT, or a file."
+        ) from None
+    # a browser is to ask each time whether this is still the newest
+    blob.cache_control = "no-cache"
+    try:
+        blob.upload_from_string(
+            page.encode(),
+            content_type="text/html; charset=utf-8",
+            timeout=UPLOAD_SECONDS,
+            retry=DEFAULT_RETRY.with_timeout(UPLOAD_SECONDS),
+        )
+    except NotFound as error:
+        raise OutputError(
+            f"Bucket {blob.bucket.name} does not exist: check --output, or make it with "
+            f"'terraform -chdir=terraform apply'."
+        ) from error
+    except Forbidden as error:
+        raise OutputError(
+            f"No permission to write {output}: grant roles/storage.objectUser on the bucket."
+        ) from error
+    except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+        raise OutputError(
+            f"Cloud Storage did not take {output}: {type(error).__name__}; try again later."
+        ) from error
+    return f"https://storage.cloud.google.com/{blob.bucket.name}/{blob.name}"

@@ -1,0 +1,95 @@
+"""Pollers on one bucket, killed, asleep, cut off and beside each other: nothing lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingestion.carts.bucket_replica import BUCKET_STEPS
+from ingestion.durable_files import STEPS
+from local_gcp.servers import LocalGcp
+from tests.support.bucket_pollers import BucketPollers, Disturber, bucket_pollers
+from tests.support.cart_histories import (
+    KILLED,
+    CartsSource,
+    carts_source,
+    check_guarantees,
+)
+from tests.support.recording_pubsub import RecordingPubSub
+
+FILE_STEPS = [
+    step
+    for step in STEPS
+    if step.partition("-")[0] in ("batch", "checkpoint", "state", "event", "published")
+]
+ALL_STEPS = [*FILE_STEPS, *BUCKET_STEPS]
+# what a poll that changes something passes
+POLL_STEPS = [step for step in BUCKET_STEPS if step != "letters-replayed"]
+
+
+@pytest.fixture
+def source() -> Iterator[CartsSource]:
+    with carts_source() as started:
+        for cart_id in range(1, 6):
+            started.put(cart_id, (cart_id, 1), (1, 2))
+        yield started
+
+
+@pytest.fixture
+def pubsub() -> Iterator[RecordingPubSub]:
+    server = RecordingPubSub()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def pollers(
+    tmp_path: Path, storage: LocalGcp, source: CartsSource, pubsub: RecordingPubSub
+) -> Iterator[BucketPollers]:
+    with bucket_pollers(tmp_path, storage, source, pubsub) as made:
+        yield made
+
+
+def check_all(pollers: BucketPollers, generations: int = 1) -> None:
+    """Fail unless topic and bucket both tell the source's history, of so many generations."""
+    for documents in (pollers.pubsub.documents, pollers.published()):
+        assert len({json.loads(each)["generation"] for each in documents}) == generations
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+    check_guarantees(pollers.published(), pollers.source, in_order=False)
+    # what was written and never committed is gone, and so is what was committed and has left
+    assert pollers.names("outbox/") == []
+
+
+@pytest.mark.parametrize("step", POLL_STEPS)
+def test_a_cold_start_killed_at_any_step_is_one_whole_snapshot_on_another_disk(
+    pollers: BucketPollers, step: str
+) -> None:
+    assert pollers.poll("a", failpoint=step).end() == KILLED
+    pollers.source.put(1, (9, 9))
+    del pollers.source.carts[2]
+    pollers.poll_until_done()
+    check_all(pollers)
+
+
+def test_disturbed_at_random_they_lose_and_double_nothing(pollers: BucketPollers) -> None:
+    Disturber(pollers, random.Random(1), ALL_STEPS).run(at_least=10)
+    pollers.poll_until_done()
+    check_all(pollers)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(300, 310))
+def test_disturbed_fifty_times_they_lose_and_double_nothing(
+    pollers: BucketPollers, seed: int
+) -> None:
+    disturber = Disturber(pollers, random.Random(seed), ALL_STEPS)
+    disturber.run(at_least=50)
+    assert len(disturber.hit) >= len(ALL_STEPS) // 3
+    assert disturber.stops >= 3
+    pollers.poll_until_done()
+    check_all(pollers)

@@ -1,0 +1,73 @@
+"""Files that survive a kill: what is left behind where a write fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ingestion import durable_files
+from ingestion.durable_files import append_lines, make_folder, read_lines, replace_file
+
+
+def test_the_parents_of_a_new_folder_are_made_durable_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable_files, "_fsync_folder", synced.append)
+    make_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]
+    replace_file(tmp_path / "a" / "c" / "file", [b"x"], "any")
+    assert synced[2:] == [tmp_path / "a", tmp_path / "a" / "c"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    replace_file(file, [b"old"], "any")
+
+    def blocks() -> object:
+        yield b"new"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
+        replace_file(file, blocks(), "any")  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert file.read_bytes() == b"old"
+
+
+def test_a_file_that_a_reader_holds_is_replaced_once_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where a file cannot be replaced while it is open."""
+    attempts = []
+    replace = Path.replace
+
+    def held_twice(path: Path, target: Path) -> Path:
+        attempts.append(path)
+        if len(attempts) < 3:
+            raise PermissionError(13, "the file is in use")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", held_twice)
+    monkeypatch.setattr(durable_files, "HELD_FILE_SECONDS", 60.0)
+    replace_file(tmp_path / "file", [b"new"], "any")
+    assert (len(attempts), (tmp_path / "file").read_bytes()) == (3, b"new")
+    monkeypatch.setattr(durable_files, "HELD_FILE_SECONDS", 0.0)
+    attempts.clear()
+    with pytest.raises(PermissionError):
+        replace_file(tmp_path / "file", [b"newer"], "any")
+
+
+def test_an_append_drops_the_torn_line_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(b"one\n" + b"t" * 100_000)
+    assert list(read_lines(file)) == [b"one"]
+    append_lines(file, [b"two"], "any")
+    assert file.read_bytes() == b"one\ntwo\n"
+
+
+def test_an_append_to_a_file_of_one_torn_line_begins_it_anew(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(b"torn")
+    append_lines(file, [b"one"], "any")
+    assert file.read_bytes() == b"one\n"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.dbt_fixtures import History
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 # BigQuery bills 10 MB at least for each. Lower it whenever a build needs fewer: the test below
 # lists which models and tests read most.
@@ -142,6 +142,25 @@ def test_the_recording_has_every_kind_of_statement(verdicts: Verdicts) -> None:
     assert len(of_kind(verdicts.freshness, "source")) == 3
     transactions = [v for v in verdicts.incremental if bare(v.sql).startswith("begin transaction")]
     assert len(transactions) == 6
+
+
+def test_the_star_s_tables_have_their_primary_keys(verdicts: Verdicts) -> None:
+    primary_key = re.compile(r"primary key \((\w+)\) not enforced")
+    keys = {
+        verdict.node_id.split(".")[-1]: primary_key.findall(verdict.sql)
+        for verdict in verdicts.full_refresh
+        if bare(verdict.sql).startswith("create or replace table")
+    }
+    assert {table: key for table, key in keys.items() if key} == {
+        "dim_dates": ["date_day"],
+        "dim_products": ["product_key"],
+        "dim_users": ["user_key"],
+        "fact_cart_items": ["cart_item_key"],
+    }
+
+
+def test_a_statement_may_bill_no_more_than_the_limit(history: History) -> None:
+    assert {job.maximum_bytes_billed for job in history.warehouse.jobs} == {10_000_000_000}
 
 
 def test_an_incremental_build_references_few_tables(verdicts: Verdicts) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.dbt_fixtures import History
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 FIXED_COLUMNS = {
     "fact_cart_items": """
@@ -39,8 +39,7 @@ PERSONAL_DATA = {"username", "email", "first_name", "last_name", "phone", "stree
 @pytest.fixture(scope="module")
 def manifest(history: History) -> dict[str, Any]:
     """Return dbt's manifest."""
-    found: dict[str, Any] = json.loads((history.warehouse.folder / "manifest.json").read_text())
-    return found
+    return history.manifest
 
 
 @pytest.fixture(scope="module")

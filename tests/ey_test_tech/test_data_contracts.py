@@ -55,5 +55,8 @@ def test_a_contract_says_what_the_fact_table_is() -> None:
     assert columns["cart_item_key"]["primaryKey"]
     assert columns["cart_item_key"]["required"]
     assert columns["cart_item_key"]["unique"]
+    assert columns["product_key"]["relationships"] == [{"to": "dim_products.product_key"}]
     assert columns["quantity"]["logicalType"] == "integer"
     assert not columns["unit_price"]["required"]
+    assert any("line_total = quantity * unit_price" in rule["query"] for rule in table["quality"])
+    assert {"property": "currency", "value": "USD"} in document["customProperties"]

@@ -7,7 +7,7 @@ in which a contract puts types, NOT NULL and keys: it is recorded whole, and cut
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,16 +66,17 @@ def without_column_list(statement: str) -> str:
 
 
 @contextmanager
-def recorded_jobs() -> Iterator[list[Job]]:
+def recorded_jobs(before_statement: Callable[[str], None]) -> Iterator[list[Job]]:
     """Yield the list to which each job is added that dbt asks for while the context lasts.
 
-    What is sent is what bqemulator reads of it.
+    What is sent, after `before_statement` was called with it, is what bqemulator reads of it.
     """
     jobs: list[Job] = []
 
     def send_cut(
         self: Any, connection: Any, sql: str, parameters: dict[str, Any], *others: Any, **named: Any
     ) -> Any:
+        before_statement(sql)
         jobs.append(Job(sql, parameters.get("maximum_bytes_billed")))
         return send(self, connection, without_column_list(sql), parameters, *others, **named)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import subprocess
+import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +120,19 @@ class Warehouse:
         names = sorted(table.table_id for table in self.client.list_tables(dataset))
         return {name: self.table(f"{dataset}.{name}") for name in names}
 
-    def dbt(self, *arguments: str) -> list[str]:
-        """Run dbt on this project; return the SQL statements it sent, in their order."""
+    def dbt(
+        self, *arguments: str, before_statement: Callable[[str], None] = lambda _: None
+    ) -> list[str]:
+        """Run dbt on this project; return the SQL statements it sent, in their order.
+
+        `before_statement` is called with each statement before it is sent: what it does happens
+        between two statements of this dbt.
+        """
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            with recorded_jobs() as self.jobs:
-                outcome = dbtRunner().invoke(
-                    [
-                        *("--quiet", "--no-use-colors", "--log-level-file", "none"),
-                        *arguments,
-                        *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(self.folder)),
-                        *("--target-path", str(self.folder)),
-                    ]
-                )
+            with recorded_jobs(before_statement) as self.jobs:
+                outcome = dbtRunner().invoke(self._command(*arguments, target=self.folder))
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -143,6 +144,30 @@ class Warehouse:
             ]
             raise DbtError("\n".join(problems) or str(outcome.exception))
         return [job.sql for job in self.jobs]
+
+    def other_dbt(self, *arguments: str) -> None:
+        """Run another dbt to its end, in a process of its own as another machine would."""
+        finished = subprocess.run(
+            [
+                *(sys.executable, "-m", "dbt.cli.main"),
+                *self._command(*arguments, target=self.folder / "other"),
+            ],
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        if finished.returncode:
+            raise DbtError(finished.stdout)
+
+    def _command(self, *arguments: str, target: Path) -> list[str]:
+        return [
+            *("--quiet", "--no-use-colors", "--log-level-file", "none"),
+            *arguments,
+            *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(self.folder)),
+            *("--target-path", str(target)),
+        ]
 
 
 def comparable(rows: Iterable[Row]) -> list[tuple[tuple[str, Any], ...]]:

@@ -1,17 +1,24 @@
 with
 
-cart_dates as (
+used as (
 
-    select cart_date from {{ ref('stg_cart_items') }}
+    -- the carts' own days, and those on which things happened
+    select date(cart_at) as day
+    from {{ ref('stg_carts') }}
+    where not is_deleted
+    union distinct
+    select event_date as day from {{ ref('stg_cart_days') }}
+    union distinct
+    select published_date as day from {{ ref('stg_cart_days') }}
 
 ),
 
 span as (
 
     select
-        least(coalesce(min(cart_date), date '2020-01-01'), date '2020-01-01') as first_day,
-        greatest(coalesce(max(cart_date), date '2020-12-31'), date '2020-12-31') as last_day
-    from cart_dates
+        least(coalesce(min(day), date '2020-01-01'), date '2020-01-01') as first_day,
+        greatest(coalesce(max(day), current_date()), date '{{ today()[:4] }}-12-31') as last_day
+    from used
 
 ),
 
@@ -23,8 +30,8 @@ days as (
     -- the unknown day stands here only once a cart needs it, so that min() stays a real day
     union distinct
     select date '1900-01-01' as date_day
-    from cart_dates
-    where cart_date is null
+    from used
+    where day is null
 
 )
 

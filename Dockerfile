@@ -49,7 +49,8 @@ RUN mkdir --mode 777 /app /home/pipeline
 COPY --from=runtime-packages /opt/runtime /opt/runtime
 ENV PATH=/opt/runtime/bin:$PATH \
     HOME=/home/pipeline \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    DBT_USE_COLORS=false
 WORKDIR /app
 COPY --chown=1000:1000 batch_ingestion.py near_realtime_ingestion_2.py kpi_report.py ./
 COPY --chown=1000:1000 ingestion ingestion

@@ -8,9 +8,15 @@ which is uploaded to Cloud Storage, loaded into {dataset}.{entity}_raw by one lo
 recorded in {dataset}.ingestion_runs. Each step happens once, however often it is repeated: a
 killed or waiting run is finished by the same command with its --run-id, or by --resume.
 
+<<<<<<< HEAD
 Records that are not valid go to raw/quarantine/... with the reason; more than a tenth of them,
 if they are more than two, fail the entity, as does any answer that is not a list of records, or
 is longer than 2 GB when unpacked. One entity's failure leaves the others alone.
+=======
+Records that are not valid go to raw/quarantine/... with the reason; more than two, and more
+than a tenth of all, fail the entity, as does any answer that is not a list of records. One
+entity's failure leaves the others alone.
+>>>>>>> batch
 
 exit codes:
   0  done
@@ -45,7 +51,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ingestion import command_line, settings
-from ingestion.arguments import api_url, seconds, user_agent
+from ingestion.arguments import Parser, api_url, seconds, user_agent
 from ingestion.batch.bronze import Bronze, Commands
 from ingestion.batch.entities import DEFAULT_ENTITIES, ENTITIES
 from ingestion.batch.receipts import LandingError
@@ -93,91 +99,89 @@ def has_no_disk() -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line; its defaults are the environment's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--project-id",
-        default=settings.setting("GCP_PROJECT_ID"),
-        help="Google Cloud project (default: $GCP_PROJECT_ID)",
-    )
-    parser.add_argument(
-        "--bucket-name",
-        default=settings.setting("GCS_BUCKET_NAME"),
-        help="bucket of the raw zone (default: $GCS_BUCKET_NAME)",
-    )
-    parser.add_argument(
-        "--dataset-id",
-        default=settings.setting("BQ_DATASET") or "bronze_data",
-        help="dataset of the bronze tables (default: $BQ_DATASET, else bronze_data)",
-    )
-    parser.add_argument(
-        "--region",
-        default=settings.setting("GCP_REGION") or DEFAULT_REGION,
-        help=f"location of the dataset (default: $GCP_REGION, else {DEFAULT_REGION})",
-    )
-    parser.add_argument(
-        "--api-url",
-        type=api_url,
-        default=settings.setting("FAKE_STORE_API_URL") or settings.DEFAULT_API_URL,
-        help="address of the API (default: $FAKE_STORE_API_URL, else the public Fake Store)",
-    )
-    parser.add_argument(
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("what to read, and where to").add_argument
+    add(
         "--entities",
         nargs="+",
         choices=ENTITIES,
         default=list(DEFAULT_ENTITIES),
         help=f"default: {' '.join(DEFAULT_ENTITIES)}",
     )
-    parser.add_argument(
-        "--local-only", action="store_true", help="write files under --raw-dir and nothing else"
+    add(
+        "--api-url",
+        type=api_url,
+        default=settings.setting("FAKE_STORE_API_URL") or settings.DEFAULT_API_URL,
+        help="address of the API (default: $FAKE_STORE_API_URL, else the public Fake Store)",
     )
-    parser.add_argument(
+    add(
+        "--project-id",
+        default=settings.setting("GCP_PROJECT_ID"),
+        help="Google Cloud project (default: $GCP_PROJECT_ID)",
+    )
+    add(
+        "--region",
+        default=settings.setting("GCP_REGION") or DEFAULT_REGION,
+        help=f"location of the dataset (default: $GCP_REGION, else {DEFAULT_REGION})",
+    )
+    add(
+        "--bucket-name",
+        default=settings.setting("GCS_BUCKET_NAME"),
+        help="bucket of the raw zone (default: $GCS_BUCKET_NAME)",
+    )
+    add(
+        "--dataset-id",
+        default=settings.setting("BQ_DATASET") or "bronze_data",
+        help="dataset of the bronze tables (default: $BQ_DATASET, else bronze_data)",
+    )
+    add("--local-only", action="store_true", help="write files under --raw-dir and nothing else")
+    add(
         "--raw-dir",
         type=raw_folder,
         default=raw_folder(),
         help="local raw zone (default: $RAW_DIR, else raw in the project)",
     )
-    parser.add_argument(
+    add(
         "--no-disk",
         action="store_true",
         default=has_no_disk(),
         help="--raw-dir ends with the process: nothing waits there (default on Cloud Run)",
     )
-    parser.add_argument(
+    add = parser.add_argument_group("what to do, instead of a new run").add_argument
+    add(
         "--run-id",
         type=run_id,
         metavar="UUID",
         help="id of the run (default: a new one); name:TEXT gives the same one for the same text",
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="finish what waits, without asking the API"
-    )
-    parser.add_argument(
+    add("--resume", action="store_true", help="finish what waits, without asking the API")
+    add(
         "--replay-quarantine",
         action="store_true",
         help="load the refused records that are valid by now, as additions to their runs",
     )
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument(
+    add = parser.add_argument_group("what it says").add_argument
+    add("--json", action="store_true", help="print the summary as JSON")
+    add(
         "--log-json",
         action="store_true",
         help="log JSON with severity and fields; in Cloud Run always",
     )
-    parser.add_argument(
+    add(
         "--user-agent",
         type=user_agent,
         default=USER_AGENT,
         help=f"who asks the API (default: {USER_AGENT})",
     )
-    parser.add_argument(
+    add = parser.add_argument_group("how long to wait").add_argument
+    add(
         "--api-timeout",
         type=seconds,
         default=TIMEOUT[1],
         metavar="SECONDS",
         help=f"silence after which the API is asked again (default: {TIMEOUT[1]:g})",
     )
-    parser.add_argument(
+    add(
         "--cloud-timeout",
         type=seconds,
         default=CLOUD_SECONDS,

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ingestion import command_line, settings
+from ingestion.arguments import Parser
 from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
 from reporting.gold import ReportError, read_gold
 from reporting.output import OutputError, write_page
@@ -39,9 +40,7 @@ DEFAULT_PAGE = PROJECT_FOLDER / "report" / "index.html"
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; defaults come from the environment."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--project-id",
         default=settings.setting("GCP_PROJECT_ID"),

@@ -48,7 +48,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ingestion import command_line
-from ingestion.arguments import api_url, count, seconds
+from ingestion.arguments import Parser, api_url, count, seconds
 from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
 from ingestion.carts.change_list import print_changes
 from ingestion.carts.changes import GATE_INTERVALS, GATE_POLLS
@@ -83,12 +83,30 @@ from ingestion.source import Answer, FetchFailed, fetch, open_session, public_ur
 
 log = logging.getLogger("near_realtime_ingestion_2")
 
+POLL_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 SOURCE_SECONDS = 15.0
 PUBLISH_SECONDS = 15.0
 LEASE_SECONDS = 60.0
 # an answer of a poll is held in memory until it is compared: 1.5 million carts
 ANSWER_BYTES = 256 << 20
+
+# what ends a run with a sentence instead of a traceback
+ENDINGS = (
+    AnotherWriterError,
+    BadAnswer,
+    BucketRefusedError,
+    BucketUnreachableError,
+    ConfigurationError,
+    CorruptStateError,
+    DamagedBatchError,
+    FetchFailed,
+    LeaseHeldError,
+    LeaseLostError,
+    OSError,
+    StateError,
+    TouchedStateError,
+)
 
 
 def run_polls(
@@ -358,10 +376,8 @@ def run(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; defaults come from the environment."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("where from and where to").add_argument
     add(
         "--project-id",
         default=setting("GCP_PROJECT_ID"),
@@ -374,15 +390,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=setting("FAKE_STORE_API_URL") or DEFAULT_API_URL,
         help=f"the API's address (default: $FAKE_STORE_API_URL, else {DEFAULT_API_URL})",
     )
-    add(
-        "--poll-interval",
-        type=seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="from the start of a poll to the start of the next (default: %(default)g)",
-    )
-    add("--once", action="store_true", help="poll once")
-    add("--max-polls", type=count, metavar="N", help="end after so many polls")
     add("--local-only", action="store_true", help="no Pub/Sub: events go to the event store only")
     add(
         "--state-file",
@@ -390,15 +397,15 @@ def build_parser() -> argparse.ArgumentParser:
         # a relative one in the environment is relative to the project, as all in .env
         default=PROJECT_FOLDER / (setting("STATE_FILE") or "state/carts_state.json"),
         metavar="FILE",
-        help="the last snapshot (default: $STATE_FILE, else %(default)s)",
+        help="the last snapshot (default: $STATE_FILE, else state/carts_state.json in the project)",
     )
     add(
         "--events-dir",
         type=Path,
         default=PROJECT_FOLDER / (setting("EVENTS_DIR") or "events"),
         metavar="DIR",
-        help="outbox, event store, dead letters, quarantine (default: $EVENTS_DIR, else "
-        "%(default)s)",
+        help="outbox, event store, dead letters, quarantine (default: $EVENTS_DIR, else events "
+        "in the project)",
     )
     add(
         "--state-bucket",
@@ -406,14 +413,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="keep state and events in this bucket; the files here are a working copy (default: "
         "$STATE_BUCKET_NAME, but not with --local-only, --state-file or --events-dir)",
     )
-    add(
-        "--lease-seconds",
-        type=seconds,
-        default=LEASE_SECONDS,
-        metavar="SECONDS",
-        help="of silence before another process takes the state bucket over (default: "
-        "%(default)g; a loop adds --poll-interval)",
-    )
+    add = parser.add_argument_group("what to do, instead of polling for ever").add_argument
+    add("--once", action="store_true", help="poll once")
+    add("--max-polls", type=count, metavar="N", help="end after so many polls")
     add(
         "--status",
         action="store_true",
@@ -436,27 +438,43 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="believe a poll that would delete many carts at once",
     )
-    add(
-        "--source-timeout",
-        type=seconds,
-        default=SOURCE_SECONDS,
-        metavar="SECONDS",
-        help="of silence before the API's answer counts as lost (default: %(default)g)",
-    )
-    add(
-        "--publish-timeout",
-        type=seconds,
-        default=PUBLISH_SECONDS,
-        metavar="SECONDS",
-        help="to keep trying before Pub/Sub counts as unreachable (default: %(default)g)",
-    )
+    add_output_arguments(parser)
+    add_time_arguments(parser)
+    return parser
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how the run tells what it did."""
+    add = parser.add_argument_group("what it says").add_argument
     add("--json", action="store_true", help="print the summary, or the changes, as JSON")
     add(
         "--log-json",
         action="store_true",
         help="log JSON with severity and fields; in Cloud Run always",
     )
-    return parser
+
+
+def add_time_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how long to wait for what."""
+    group = parser.add_argument_group("how long to wait, in seconds")
+    for flag, default, meaning in (
+        ("--poll-interval", POLL_SECONDS, "from the start of a poll to the start of the next"),
+        ("--source-timeout", SOURCE_SECONDS, "of silence before the API's answer counts as lost"),
+        ("--publish-timeout", PUBLISH_SECONDS, "to try before Pub/Sub counts as unreachable"),
+        (
+            "--lease-seconds",
+            LEASE_SECONDS,
+            "of silence before another process takes the state bucket over; a loop adds "
+            "--poll-interval",
+        ),
+    ):
+        group.add_argument(
+            flag,
+            type=seconds,
+            default=default,
+            metavar="N",
+            help=f"{meaning} (default: {default:g})",
+        )
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -481,6 +499,42 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def ending_of(error: Exception, args: argparse.Namespace) -> tuple[int, str]:
+    """Return the exit code and the sentence of a run that one of ENDINGS has ended."""
+    begin_anew = command(args, "--once", "--new-snapshot")
+    match error:
+        case AnotherWriterError():
+            return 2, (
+                f"{str(error).capitalize()} on {args.state_file} or {args.events_dir}: stop it "
+                "first, or give this one a --state-file and an --events-dir of its own."
+            )
+        case MadeForAnotherError():
+            return 2, (
+                f"{error}: give this run a --state-file and an --events-dir of its own, or begin "
+                f"a new snapshot here with '{begin_anew}'."
+            )
+        case ConfigurationError():
+            return 2, str(error)
+        case StateError():
+            return 1, (
+                f"{error} '{begin_anew}' publishes what waits and a new snapshot of all carts, "
+                "which supersedes what was published before."
+            )
+        case DamagedBatchError():
+            return 1, (
+                f"{error}, and the state counts on the missing ones. Move it away and type "
+                f"'{begin_anew}': the new snapshot of all carts makes up for them."
+            )
+        case LeaseHeldError() | LeaseLostError() | BucketUnreachableError():
+            return 1, f"{error}. Nothing is lost: run again later."
+        case OSError():
+            return 1, (
+                f"{error}. What had been written stays valid: mend this and run again, and it "
+                "goes on from there."
+            )
+    return 1, str(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the stage and return its exit code."""
     load_environment()
@@ -492,61 +546,10 @@ def main(argv: list[str] | None = None) -> int:
             return run(args, stop, stack)
         except StopRequested:
             return 0
-        except AnotherWriterError as error:
-            log.error(
-                "%s on %s or %s: stop it first, or give this one a --state-file and an "
-                "--events-dir of its own.",
-                str(error).capitalize(),
-                args.state_file,
-                args.events_dir,
-            )
-            return 2
-        except MadeForAnotherError as error:
-            log.error(
-                "%s: give this run a --state-file and an --events-dir of its own, or begin a new "
-                "snapshot here with '%s'.",
-                error,
-                command(args, "--once", "--new-snapshot"),
-            )
-            return 2
-        except ConfigurationError as error:
-            log.error("%s", error)
-            return 2
-        except StateError as error:
-            log.error(
-                "%s '%s' publishes what waits and a new snapshot of all carts, which supersedes "
-                "what was published before.",
-                error,
-                command(args, "--once", "--new-snapshot"),
-            )
-            return 1
-        except DamagedBatchError as error:
-            log.error(
-                "%s, and the state counts on the missing ones. Move it away and type '%s': the new "
-                "snapshot of all carts makes up for them.",
-                error,
-                command(args, "--once", "--new-snapshot"),
-            )
-            return 1
-        except (LeaseHeldError, LeaseLostError) as error:
-            log.error("%s: nothing was done. Run again when that one has ended.", error)
-            return 1
-        except BucketUnreachableError as error:
-            log.error("%s: nothing is lost. Run again when it can be.", error)
-            return 1
-        except BucketRefusedError as error:
-            log.error("%s", error)
-            return 1
-        except (FetchFailed, BadAnswer, TouchedStateError, CorruptStateError) as error:
-            log.error("%s", error)
-            return 1
-        except OSError as error:
-            log.error(
-                "%s. What had been written stays valid: mend this and run again, and it goes on "
-                "from there.",
-                error,
-            )
-            return 1
+        except ENDINGS as error:
+            code, sentence = ending_of(error, args)
+            log.error("%s", sentence)
+            return code
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
 from ingestion import command_line
+from ingestion.arguments import Parser
 from ingestion.logs import set_up_logging
 from ingestion.settings import ConfigurationError, credentials, load_environment, require, setting
 
@@ -298,9 +299,7 @@ def start_apis(access: Access, project_id: str, apis: Sequence[str], dry_run: bo
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line; call load_environment() first, it fills the defaults."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--project-id",
         default=setting("GCP_PROJECT_ID"),

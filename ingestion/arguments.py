@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from difflib import get_close_matches
+from typing import NoReturn
 
 from ingestion.addresses import check_address
 
 # what the operating system's clocks and sockets take everywhere; about a year
 MAX_SECONDS = 31_536_000.0
+
+
+class Parser(ArgumentParser):
+    """A parser that names the flag which a mistyped one was probably meant to be."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2 and one sentence."""
+        mistyped = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        close = get_close_matches(mistyped[1], self._option_string_actions) if mistyped else []
+        super().error(f"{message} (did you mean {close[0]}?)" if close else message)
 
 
 def seconds(text: str) -> float:

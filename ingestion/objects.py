@@ -34,7 +34,7 @@ from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError, 
 SINGLE_REQUEST_BYTES = 8 << 20
 PIECE_BYTES = 16 << 20
 # an answer is waited for a second longer for each so many bytes
-BYTES_PER_SECOND = 4_000_000
+BYTES_PER_SECOND = 10_000_000
 # what is left of a time that has run out: the client takes no 0
 LEAST_SECONDS = 0.05
 
@@ -66,12 +66,14 @@ class Patience:
     left: Callable[[], float] = lambda: math.inf
 
     def bounds(self, size: int = 0) -> dict[str, Any]:
-        """Return the bounds of a call whose longest request moves `size` bytes."""
+        """Return the bounds of a call that moves `size` bytes in all.
+
+        The answer to the last piece may take as long as all of them: the object is put together.
+        """
         left = max(LEAST_SECONDS, self.left())
-        retry = DEFAULT_RETRY.with_delay(initial=0.1, maximum=1.0)
-        retry = retry.with_timeout(min(self.seconds, left)).with_predicate(self._may_try_again)
-        timeout = min(self.seconds + size / BYTES_PER_SECOND, left)
-        return {"retry": retry, "timeout": timeout}
+        seconds = min(self.seconds + size / BYTES_PER_SECOND, left)
+        retry = DEFAULT_RETRY.with_delay(initial=0.1, maximum=1.0).with_timeout(seconds)
+        return {"retry": retry.with_predicate(self._may_try_again), "timeout": seconds}
 
     def _may_try_again(self, error: Exception) -> bool:
         # once a signal has come, every call has one attempt, the one in hand included
@@ -87,6 +89,8 @@ class ObjectFolder:
         self._bucket = bucket
         self._prefix = prefix
         self._patience = patience
+        # called between two pieces of a large object, and may end its way
+        self.between_pieces: Callable[[], None] = lambda: None
 
     def read(self, name: str) -> tuple[bytes, int] | None:
         """Return the content and the generation of an object, or None where there is none."""
@@ -120,7 +124,9 @@ class ObjectFolder:
         blob = self._blob(name)
         with self._reaching():
             try:
-                self._upload(blob, content, 0)
+                # what goes up in pieces is checked for after it, and has a name of its own
+                is_small = len(content) <= SINGLE_REQUEST_BYTES
+                self._upload(blob, content, 0 if is_small else None)
             except (exceptions.PreconditionFailed, exceptions.Forbidden) as error:
                 try:
                     blob.reload(**self._patience.bounds())
@@ -136,10 +142,10 @@ class ObjectFolder:
             if size <= SINGLE_REQUEST_BYTES:
                 return self.write_once(name, content.read())
             blob = self._blob(name, chunk_size=PIECE_BYTES)
-            passed = _Passed(content, self._patience)
+            passed = _Passed(content, self._go_on)
             with self._reaching():
                 blob.upload_from_file(
-                    passed, size=size, checksum="crc32c", **self._patience.bounds(PIECE_BYTES)
+                    passed, size=size, checksum="crc32c", **self._patience.bounds(size)
                 )
                 blob.reload(**self._patience.bounds())
         written = StoredObject(name, size, crc32c_of_file(file))
@@ -150,10 +156,10 @@ class ObjectFolder:
         """Write an object into `file`; FileNotFoundError where it has gone."""
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("wb") as content, self._reaching():
-            passed = _Passed(content, self._patience)
+            passed = _Passed(content, self._go_on)
             try:
                 self._blob(stored.name).download_to_file(
-                    passed, checksum="crc32c", **self._patience.bounds()
+                    passed, checksum="crc32c", **self._patience.bounds(stored.size)
                 )
             except exceptions.NotFound:
                 raise FileNotFoundError(f"{self.url}{stored.name} has gone") from None
@@ -181,7 +187,7 @@ class ObjectFolder:
             except exceptions.NotFound:
                 return
 
-    def _upload(self, blob: Blob, content: bytes, generation: int) -> None:
+    def _upload(self, blob: Blob, content: bytes, generation: int | None) -> None:
         blob.upload_from_string(
             content,
             content_type="application/json",
@@ -189,6 +195,11 @@ class ObjectFolder:
             checksum="crc32c",
             **self._patience.bounds(len(content)),
         )
+
+    def _go_on(self) -> None:
+        if self._patience.left() <= 0:
+            raise BucketUnreachableError("A signal came before an object had gone")
+        self.between_pieces()
 
     def _check(self, blob: Blob, written: StoredObject) -> None:
         if (blob.size, blob.crc32c) != (written.size, written.crc32c):
@@ -235,13 +246,13 @@ def crc32c_of_file(file: Path) -> str:
 
 
 class _Passed:
-    """A file on its way up or down, which a signal may end between two pieces."""
+    """A file on its way up or down, which `go_on` may end between two pieces."""
 
-    def __init__(self, file: BinaryIO, patience: Patience) -> None:
+    def __init__(self, file: BinaryIO, go_on: Callable[[], None]) -> None:
         self.size = 0
         self._crc = 0
         self._file = file
-        self._patience = patience
+        self._go_on = go_on
 
     @property
     def crc32c(self) -> str:
@@ -262,10 +273,6 @@ class _Passed:
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
-
-    def _go_on(self) -> None:
-        if self._patience.left() <= 0:
-            raise BucketUnreachableError("a signal came before the object had gone")
 
 
 def _spelt(crc: int) -> str:

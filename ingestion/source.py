@@ -146,14 +146,9 @@ def fetch(
             error.transient = error.transient or bool(condition)
             raise
 
-    def wait(state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked: float | None = getattr(error, "retry_after", None)
-        return backoff(state) if asked is None else min(asked, MAX_RETRY_AFTER)
-
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(attempts),
-        wait=wait,
+        wait=lambda state: _pause_before(state, backoff),
         retry=tenacity.retry_if_exception(lambda error: getattr(error, "transient", False)),
         sleep=sleep or (lambda seconds: _pause(seconds, stopped)),
         reraise=True,
@@ -164,6 +159,15 @@ def fetch(
         tries = f" ({attempts} attempts)" if error.transient and attempts > 1 else ""
         error.args = (f"{public_url(url)} {error}{tries}.",)
         raise
+
+
+def _pause_before(
+    state: tenacity.RetryCallState, backoff: Callable[[tenacity.RetryCallState], float]
+) -> float:
+    """Return the seconds that the server asked for, cut to MAX_RETRY_AFTER, else of `backoff`."""
+    error = state.outcome.exception() if state.outcome else None
+    asked: float | None = getattr(error, "retry_after", None)
+    return backoff(state) if asked is None else min(asked, MAX_RETRY_AFTER)
 
 
 def public_url(url: str) -> str:

@@ -409,7 +409,8 @@ def test_an_answer_without_bad_records_makes_no_quarantine(
 def test_more_than_a_tenth_of_bad_records_fails_and_leaves_no_file(
     run: Callable[..., int], store: ScriptedServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.answers["/products"] = [answer(200, body([*PRODUCTS, *[b'{"id":9}'] * 3]))]
+    bad = [b'{"id":7}', b'{"id":8}', b'{"id":9}']
+    store.answers["/products"] = [answer(200, body([*PRODUCTS, *bad]))]
     assert run("--entities", "products") == 1
     assert "3 bad records of 7, the first at position 4: Object missing required" in caplog.text
     assert files_of(tmp_path) == []

@@ -22,6 +22,8 @@ def replay_dead_letters(
     A line that is no dead letter stays where it is and is named; a blank one goes.
     """
     totals = PublishTotals()
+    for unfinished in store.dead_letters.glob("*.jsonl.tmp"):
+        unfinished.unlink()
     for path in store.dead_letter_files():
         # a kill between the event store and the new file of dead letters leaves both
         gone = _ids_published_since(store, path.stem)

@@ -79,6 +79,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dead_letters: int = 0
     last_good_poll: str | None = None
 
+    def objects(self) -> set[str]:
+        """Return the names of the objects without which the head is worth nothing."""
+        pending = {batch.stored.name for batch in self.pending}
+        return pending | {self.state.name} if self.state else pending
+
 
 class HeadLease:
     """The head as this process holds it. One thread at a time."""
@@ -114,7 +119,10 @@ class HeadLease:
 
     def look(self) -> Head:
         """Return what the head says, without taking it."""
-        self.head, _ = self._read()
+        self.head, generation = self._read()
+        if not generation:
+            # no head, and no bucket, are one answer to who reads an object
+            self._objects.names(HEAD_NAME)
         return self.head
 
     def take(self) -> Head:
@@ -140,6 +148,11 @@ class HeadLease:
         After BucketUnreachableError the outcome is unknown: only `take` tells.
         """
         self._replace(replace(self.head, **changes))
+
+    def renew_in_time(self) -> None:
+        """Begin the lease anew where half of it is over; nothing where the head is not held."""
+        if self.is_held and self.seconds_left() < self.seconds / 2:
+            self.swap()
 
     def release(self, **changes: Any) -> None:
         """Write the head with `changes`, and leave it to whoever comes next."""

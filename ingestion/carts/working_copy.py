@@ -21,10 +21,10 @@ from ingestion.carts.event_batch import Batch, batch_at, event_id_of
 from ingestion.carts.event_store import EventStore, Position
 from ingestion.carts.head import Head
 from ingestion.carts.publishing import RoundResult
-from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.state_file import LastPoll, last_poll_file
 from ingestion.durable_files import replace_file
 from ingestion.objects import ObjectFolder, StoredObject, crc32c_of_file
+from ingestion.settings import ConfigurationError
 
 
 class WorkingCopy:
@@ -41,14 +41,15 @@ class WorkingCopy:
         self._known: tuple[tuple[int, int, int], str] | None = None
 
     def claim(self, binding: Binding) -> None:
-        """Raise MadeForAnotherError where a state lies here that is no copy of the bucket's."""
+        """Raise ConfigurationError where a state lies here that is no copy of the bucket's."""
         checkpoint = self.checkpoint()
         if checkpoint and checkpoint.binding.state_file == binding.state_file:
             return
         if checkpoint or self.state_file.exists() or any(map(batch_at, self._outbox.glob("*"))):
-            raise MadeForAnotherError(
+            raise ConfigurationError(
                 f"{self.state_file} and {self.events_dir} hold a state that is no working copy of "
-                f"{binding.state_file}"
+                f"{binding.state_file}: give this run a --state-file and an --events-dir of its "
+                f"own."
             )
 
     def checkpoint(self) -> Checkpoint | None:
@@ -109,11 +110,11 @@ class WorkingCopy:
             self.write_checkpoint(head.checkpoint, self._store.position())
             return []
         batch = min(filter(None, map(batch_at, self._outbox.glob("*"))), key=label_of)
-        # the clocks of two machines may differ at midnight; by more, and it leaves once more
-        day = datetime.fromisoformat(batch.header().observed_at).date() - timedelta(days=1)
-        self.write_checkpoint(head.checkpoint, Position(f"{day}"))
+        # were the clocks to differ by more, it would leave once more
+        day = day_before(batch.header().observed_at)
+        self.write_checkpoint(head.checkpoint, Position(day))
         ids = set(map(event_id_of, batch.documents()))
-        here = _those_of(ids, self._store.published_since(Position(f"{day}")))
+        here = _those_of(ids, self._store.published_since(Position(day)))
         names = objects.names("published/", f"published/{day}")
         found = (objects.read(name) for name in names if f"/{label_of(batch)}." in name)
         there = _those_of(ids, (line for each in found if each for line in each[0].splitlines()))
@@ -125,6 +126,13 @@ class WorkingCopy:
         checkpoint = replace(checkpoint, published=published)
         path = CheckpointFile(self.events_dir).path
         replace_file(path, [msgspec.json.encode(checkpoint) + b"\n"], "checkpoint")
+
+    def write_lost_checkpoint(self, binding: Binding, generation: str) -> None:
+        """Let the generation that begins next sort after one whose head is lost."""
+        # nothing of it is pending any more, whatever number it had come to
+        place = Position()
+        lost = Checkpoint(binding=binding, generation=generation, batch=1, published=place)
+        self.write_checkpoint(lost, place)
 
     def has_state(self, stored: StoredObject | None) -> bool:
         """Tell whether the state's file is this object, by its size and checksum."""
@@ -173,6 +181,14 @@ class WorkingCopy:
 def _is_same(here: Checkpoint | None, there: Checkpoint) -> bool:
     """Tell whether two checkpoints differ in nothing but their place in the event store."""
     return here is not None and replace(here, published=there.published) == there
+
+
+def day_before(moment: str | None) -> str:
+    """Return a day from which on all lies that came after `moment`, as any machine's clock has it.
+
+    The clocks of two machines may differ at midnight.
+    """
+    return f"{datetime.fromisoformat(moment).date() - timedelta(days=1)}" if moment else ""
 
 
 def label_of(batch: Batch) -> str:

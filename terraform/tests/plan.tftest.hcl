@@ -350,6 +350,7 @@ run "raw_tables_are_not_read_without_a_partition_filter" {
     condition = (
       { for name, table in google_bigquery_table.bronze : name => table.require_partition_filter } == {
         carts_events_raw = true
+        carts_raw        = true
         ingestion_runs   = false
         products_raw     = true
         users_raw        = true

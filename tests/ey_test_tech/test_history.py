@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
 # the first test waits for five dbt runs
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 GOLD_TABLES = (
     "cart_verification",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.dbt_fixtures import History
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 FIXED_COLUMNS = {
     "fact_cart_items": """
@@ -39,8 +39,7 @@ PERSONAL_DATA = {"username", "email", "first_name", "last_name", "phone", "stree
 @pytest.fixture(scope="module")
 def manifest(history: History) -> dict[str, Any]:
     """Return dbt's manifest."""
-    found: dict[str, Any] = json.loads((history.warehouse.folder / "manifest.json").read_text())
-    return found
+    return history.manifest
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +137,19 @@ def test_the_guide_s_commands_work_from_the_project_s_folder_on_an_empty_bronze(
     assert [row["user_key"] for row in warehouse.table("gold_data.dim_users")] == ["unknown"]
     days = [row["date_day"] for row in warehouse.table("gold_data.dim_dates")]
     assert (min(days), max(days)) == (dt.date(2020, 1, 1), dt.date(today().year, 12, 31))
+
+
+@pytest.mark.slow
+def test_a_developer_s_datasets_stand_beside_the_shared_ones(
+    make_warehouse: Callable[[str], Warehouse],
+) -> None:
+    warehouse = make_warehouse("developer-project")
+    warehouse.environment["DBT_DATASET_PREFIX"] = "ana_"
+    warehouse.dbt("run", "--select", "pipeline_runs", "stg_ingestion_runs")
+    assert warehouse.tables("ana_silver_data").keys() == {"stg_ingestion_runs"}
+    assert warehouse.tables("ana_gold_data").keys() == {"pipeline_runs"}
+    assert warehouse.tables("silver_data") == {}
+    assert any("`bronze_data`.`ingestion_runs`" in job.sql for job in warehouse.jobs)
 
 
 @pytest.mark.slow

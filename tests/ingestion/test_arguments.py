@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from ingestion.arguments import count, seconds
+from ingestion.arguments import Parser, count, seconds
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "-inf", "1e400", "soon", "", "1e9"])
@@ -27,3 +27,22 @@ def test_what_counts_nothing_is_refused(text: str) -> None:
 
 def test_a_count_is_a_whole_number() -> None:
     assert count("3") == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("--entites", "unrecognized arguments: --entites (did you mean --entities?)"),
+        ("--entites=users", "unrecognized arguments: --entites=users (did you mean --entities?)"),
+        ("--zzz", "unrecognized arguments: --zzz"),
+    ],
+)
+def test_a_mistyped_flag_names_the_right_one(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = Parser()
+    parser.add_argument("--entities")
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([typed])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {said}\n")

@@ -59,7 +59,8 @@ def test_it_creates_what_terraform_creates(gcp: LocalGcp) -> None:
     assert datasets >= {"bronze_data", "silver_data", "gold_data"}
     tables = {one.table_id for one in gcp.clients.bigquery.list_tables("bronze_data")}
     assert tables == set(resources.BRONZE_TABLES)
-    assert gcp.clients.storage.bucket(gcp.environment["GCS_BUCKET_NAME"]).exists()
+    for name in ("GCS_BUCKET_NAME", "STATE_BUCKET_NAME"):
+        assert gcp.clients.storage.bucket(gcp.environment[name]).exists()
     listed = gcp.clients.subscriber.list_subscriptions(request={"project": project}, timeout=10)
     assert {
         one.name.rpartition("/")[2]: one.topic.rpartition("/")[2] for one in listed

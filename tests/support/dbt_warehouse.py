@@ -18,7 +18,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
 from ingestion.project import PROJECT_FOLDER
-from tests.support.bigquery_target import cut_for_the_emulator, write_profile
+from tests.support.bigquery_target import Job, recorded_jobs, write_profile
 
 DBT_PROJECT = PROJECT_FOLDER / "ey_test_tech"
 SCHEMAS = PROJECT_FOLDER / "terraform" / "schemas"
@@ -41,8 +41,8 @@ class DbtError(AssertionError):
 class Warehouse:
     """Bronze, silver and gold of one project.
 
-    With the target `bigquery` dbt sends what it would send to BigQuery. `sent` has the statements
-    of the last dbt run, whether it succeeded or not.
+    With the target `bigquery` dbt asks what it would ask BigQuery. `jobs` has the query jobs of the
+    last dbt run, whether it succeeded or not.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Warehouse:
             "BQ_DATASET": "bronze_data",
             "DBT_TARGET": target,
         }
-        self.sent: list[str] = []
+        self.jobs: list[Job] = []
         write_profile(DBT_PROJECT, folder, environment["BIGQUERY_EMULATOR_HOST"])
         self.client = bigquery.Client(
             project=project_id,
@@ -129,20 +129,11 @@ class Warehouse:
         `before_statement` is called with each statement before it is sent: what it does happens
         between two statements of this dbt.
         """
-        self.sent = []
-
-        def collect(event: Any) -> None:
-            if event.info.name == "SQLQuery":
-                self.sent.append(event.data.sql)
-                before_statement(event.data.sql)
-
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            with cut_for_the_emulator():
-                outcome = dbtRunner(callbacks=[collect]).invoke(
-                    self._command(*arguments, target=self.folder)
-                )
+            with recorded_jobs(before_statement) as self.jobs:
+                outcome = dbtRunner().invoke(self._command(*arguments, target=self.folder))
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -153,7 +144,7 @@ class Warehouse:
                 if result.status in ("error", "fail", "runtime error")
             ]
             raise DbtError("\n".join(problems) or str(outcome.exception))
-        return self.sent
+        return [job.sql for job in self.jobs]
 
     def other_dbt(self, *arguments: str) -> None:
         """Run another dbt to its end, in a process of its own as another machine would."""

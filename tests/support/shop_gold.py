@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable
@@ -227,7 +228,7 @@ def dim_dates(days: Iterable[dt.date]) -> list[Row]:
     known = used - {UNKNOWN_DAY}
     first = min(known | {dt.date(2020, 1, 1)})
     last = max(known | {dt.date(dt.datetime.now(dt.UTC).year, 12, 31)})
-    calendar = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
+    all_days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
     return [
         {
             "date_day": day,
@@ -235,13 +236,20 @@ def dim_dates(days: Iterable[dt.date]) -> list[Row]:
             "quarter": (day.month + 2) // 3,
             "month": day.month,
             "day_of_month": day.day,
+            "iso_year": day.isocalendar().year,
             "iso_week": day.isocalendar().week,
             "iso_day_of_week": day.isoweekday(),
             "year_month": f"{day:%Y-%m}",
+            "iso_year_week": "{0.year}-W{0.week:02}".format(day.isocalendar()),
+            "month_name": calendar.month_name[day.month],
+            "day_name": calendar.day_name[day.weekday()],
+            "week_start": day - dt.timedelta(days=day.weekday()),
+            "month_start": day.replace(day=1),
+            "quarter_start": day.replace(day=1, month=(day.month + 2) // 3 * 3 - 2),
             "is_weekend": day.isoweekday() > 5,
             "is_unknown": day == UNKNOWN_DAY,
         }
-        for day in [*calendar, *(used & {UNKNOWN_DAY})]
+        for day in [*all_days, *(used & {UNKNOWN_DAY})]
     ]
 
 

@@ -13,6 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
+import near_realtime_ingestion_2
+from ingestion.carts.replica import LeaseHeldError, LeaseLostError
+from ingestion.carts.stop import Stop
+from ingestion.carts.summary import Summary
+from ingestion.logs import JsonFormatter
 from ingestion.project import PROJECT_FOLDER
 from local_gcp.fake_store import FakeStore
 from tests.support.cart_histories import CartsSource, Fault, carts_source, run_stage
@@ -21,8 +26,8 @@ from tests.support.terraform_cli import terraform_with_a_provider
 
 Line = dict[str, Any]
 CLAUSE = re.compile(r'jsonPayload\.(\w+) (=~|=|>) ("[^"]*"|\d+)')
-# the poller fences nobody before its state is in a bucket; crashes are Cloud Run's own lines
-NOT_OURS_TO_LOG = {"crashes", "fenced"}
+# what Cloud Run itself says of a container
+NOT_OURS_TO_LOG = {"crashes"}
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +125,39 @@ def test_events_that_wait_are_counted(metrics: Any, poll: Any) -> None:
 def test_events_that_pubsub_refuses_are_counted(metrics: Any, poll: Any) -> None:
     lines = poll(judge=lambda message: grpc.StatusCode.INVALID_ARGUMENT)
     assert counted(metrics, lines) == {"polls": 1, "dead_lettered": 1}
+
+
+class TakenOver:
+    """A poller whose lease another one has taken, or holds."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def poll(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(LeaseLostError("taken"), {"fenced": 1}), (LeaseHeldError("held"), {})]
+)
+def test_who_is_fenced_is_counted_and_who_stands_back_is_not(
+    metrics: Any,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    expected: dict[str, int],
+) -> None:
+    caplog.set_level("INFO")
+    code = near_realtime_ingestion_2.run_polls(
+        TakenOver(error),  # type: ignore[arg-type]
+        publish_once=pytest.fail,
+        stop=Stop(),
+        summary=Summary(),
+        interval=1,
+        max_polls=1,
+    )
+    assert code == 0
+    log = "\n".join(map(JsonFormatter().format, caplog.records))
+    assert counted(metrics, lines_of(log)) == expected
 
 
 def test_a_failed_entity_is_counted_under_its_name(

@@ -106,13 +106,6 @@ def flags_of(stage: ModuleType) -> set[str]:
     return {option for action in actions for option in action.option_strings}
 
 
-def expected_flags(script: str) -> set[str]:
-    """Return the flags of the state in a bucket while the poller has none of them yet."""
-    flags = {"--state-bucket", "--status"}
-    has_any = flags & flags_of(near_realtime_ingestion_2)
-    return set() if has_any or script != "near_realtime_ingestion_2.py" else flags
-
-
 def test_without_an_image_nothing_of_it_is_made(without: Plan) -> None:
     made: dict[str, set[str]] = {}
     for address in without:
@@ -180,8 +173,6 @@ def test_every_argument_is_one_that_the_script_takes(
 ) -> None:
     _, container = containers(plan)[name]
     python, script = container["command"]
-    if expected_flags(script):
-        pytest.xfail("near_realtime_ingestion_2.py keeps no state in a bucket yet")
     assert (python, container["working_dir"]) == ("python", "/app")
     for setting in container["env"]:
         monkeypatch.setenv(setting["name"], setting["value"])
@@ -338,7 +329,7 @@ def test_each_alert_has_an_address_and_a_runbook_of_commands_that_exist(plan: Pl
         assert len(runbook.split()) >= 15, address
         for script, rest in re.findall(r"python (\S+\.py) (.*)", runbook):
             flags = set(re.findall(r"--[a-z-]+", rest))
-            assert flags <= flags_of(STAGES[script]) | expected_flags(script), address
+            assert flags <= flags_of(STAGES[script]), address
 
 
 def test_absence_is_told_within_what_monitoring_can_look_back_on(plan: Plan) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 import near_realtime_ingestion_2 as stage
 from local_gcp.servers import LocalGcp
-from tests.support.bucket_pollers import BucketPollers, bucket_pollers
+from tests.support.bucket_pollers import LEASE_SECONDS, BucketPollers, bucket_pollers
 from tests.support.cart_histories import (
     CartsSource,
     Ended,
@@ -150,6 +151,39 @@ def test_a_live_holder_elsewhere_is_no_failure(pollers: BucketPollers) -> None:
     assert waiting.end(10) == 0
     assert "holder" not in head_of(pollers)
     check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+@pytest.mark.parametrize(
+    ("write", "published_by_sleeper"), [("commit", 0), ("head without the batch", 1)]
+)
+def test_who_sleeps_past_its_lease_is_fenced_at_its_next_swap(
+    pollers: BucketPollers, write: str, published_by_sleeper: int
+) -> None:
+    """Stopped with the request on its way, which arrives when another has come and gone."""
+    pollers.poll("a")
+    pollers.source.put(1, (9, 9))
+    order = ["taken", "batch", "state", "commit", "what has left", "head without the batch"]
+    writes: list[str] = []
+
+    def judge(method: str, address: str) -> Fault:
+        if method == "POST":
+            writes.append(address)
+        if method == "POST" and len(writes) == order.index(write) + 1:
+            os.kill(sleeper.pid, signal.SIGSTOP)
+            time.sleep(LEASE_SECONDS)
+            pollers.source.put(1, (8, 8))
+            assert pollers.poll("b").end() == 0
+            # its answer waits for it when it wakes
+            threading.Timer(0.5, os.kill, (sleeper.pid, signal.SIGCONT)).start()
+        return None
+
+    pollers.storage.judge = judge
+    sleeper = pollers.start("a", "--once")
+    assert sleeper.end() == 0
+    assert "fenced poll=1: " in sleeper.log()
+    assert len(pollers.pubsub.documents) == 5 + 1 + published_by_sleeper
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+    assert pollers.poll("a").end() == 0
 
 
 def test_a_signal_leaves_ten_seconds_though_the_bucket_hangs(pollers: BucketPollers) -> None:
@@ -298,8 +332,11 @@ def test_local_only_and_a_state_bucket_exclude_each_other() -> None:
         stage.parse_arguments(["--local-only", "--state-bucket", "given"])
 
 
-def test_a_bucket_that_is_not_there_is_one_sentence(pollers: BucketPollers) -> None:
-    ended = refused(pollers, "disk", bucket="nowhere-at-all")
+@pytest.mark.parametrize("flags", [[], ["--status"], ["--dry-run"]])
+def test_a_bucket_that_is_not_there_is_one_sentence(
+    pollers: BucketPollers, flags: list[str]
+) -> None:
+    ended = refused(pollers, "disk", *flags, bucket="nowhere-at-all")
     assert ended.code == 1
     assert "The bucket nowhere-at-all does not exist: make it with" in ended.log
 
@@ -372,5 +409,29 @@ def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers) -> 
     assert stopped.end() == 1
     assert "has gone" in stopped.log()
     assert "--new-snapshot" in stopped.log()
+    assert pollers.poll("b", "--new-snapshot").end() == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+def test_a_head_that_was_put_back_with_its_state_gives_no_sequence_twice(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    kept = {
+        name: pollers.bucket.blob(name).download_as_bytes(timeout=10)
+        for name in pollers.names()
+        if "published" not in name
+    }
+    for quantity in (7, 8):
+        pollers.source.put(1, (1, quantity))
+        pollers.poll("a")
+    for name, content in kept.items():
+        pollers.bucket.blob(name).upload_from_string(content, timeout=10)
+    pollers.source.put(1, (1, 9))
+    time.sleep(LEASE_SECONDS)
+    stopped = pollers.poll("b")
+    assert stopped.end() == 1
+    assert "is not the newest: it seems to be an old copy that was put back" in stopped.log()
+    assert len(pollers.pubsub.documents) == 5 + 2
     assert pollers.poll("b", "--new-snapshot").end() == 0
     check_guarantees(pollers.pubsub.documents, pollers.source)

@@ -86,7 +86,7 @@ def finish_and_check(folder: Path, source: CartsSource) -> None:
     ended = run_stage(folder, source.url, *LOCAL)
     assert ended.code == 0, ended.log
     assert outbox(folder) == []
-    assert list(folder.rglob("*.tmp")) == []
+    assert list((folder / "events").rglob("*.tmp")) == []
     check_guarantees(published(folder), source)
 
 
@@ -284,7 +284,7 @@ class Operators:
             pass
         self.check()
         check_no_sequence_twice([*published(self.folder), *self.pubsub.documents])
-        assert list(self.folder.rglob("*.tmp")) == []
+        assert list((self.folder / "events" / "outbox").glob("*.tmp")) == []
 
 
 def test_killed_while_operators_interfere_it_loses_nothing_and_gives_no_sequence_twice(

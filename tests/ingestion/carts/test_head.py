@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
@@ -230,3 +231,28 @@ def test_a_head_that_cannot_be_read_is_no_cold_start(
     objects.replace(HEAD_NAME, content, 0)
     with pytest.raises(BucketRefusedError, match=says):
         lease_of("a").take()
+
+
+def test_a_large_object_on_its_way_keeps_the_lease(
+    lease_of: Callable[[str], HeadLease],
+    objects: ObjectFolder,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ingestion.objects.PIECE_BYTES", 1 << 20)
+    file = tmp_path / "state.json"
+    file.write_bytes(bytes(9 << 20))
+    lease = lease_of("a")
+    lease.take()
+
+    def between_pieces() -> None:
+        clock.seconds += 25.0
+        lease.renew_in_time()
+
+    objects.between_pieces = between_pieces
+    stored = objects.upload_once("state/1.json", file)
+    assert clock.seconds > 200
+    with pytest.raises(LeaseHeldError):
+        lease_of("b").take()
+    lease.swap(state=stored)

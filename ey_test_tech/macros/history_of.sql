@@ -4,7 +4,8 @@
     record left the source (is_listed false) or came back.
 
     A run that is failed or incomplete is not seen at all, and only a run that lost nothing on
-    the way says that a record is gone.
+    the way, and is not far smaller than the one before (int_believed_runs), says that a record is
+    gone.
 
     The history has a row without a record for each run that it has read. The first day with a
     complete run that it has not read, however late that run came, is the day from which on all
@@ -28,7 +29,7 @@ window_runs as (
             order by observed_at, run_id
             rows between 1 following and unbounded following
         ) as next_absence_at
-    from {{ ref('stg_entity_runs') }}
+    from {{ ref('int_believed_runs') }}
     where
         {{ in_window('ingested_date', window) }}
         and entity = '{{ entity }}'

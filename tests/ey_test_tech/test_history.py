@@ -17,6 +17,7 @@ pytest_plugins = ["tests.support.dbt_fixtures"]
 pytestmark = pytest.mark.timeout(1200)
 
 GOLD_TABLES = (
+    "cart_verification",
     "dim_dates",
     "dim_products",
     "dim_users",

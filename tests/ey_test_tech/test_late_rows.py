@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.cart_deliveries import batch_run, cart, delivery
 from tests.support.dbt_fixtures import Tables
-from tests.support.dbt_warehouse import Row, Warehouse, comparable, today
+from tests.support.dbt_warehouse import DbtError, Row, Warehouse, comparable, today
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
 # the first test waits for four dbt runs
@@ -195,3 +195,14 @@ def test_a_cart_without_lines_exists(made: Late) -> None:
     (totals,) = made.tables["gold_data"]["kpi_totals"]
     assert totals["carts"] == 6
     assert {row["carts"] for row in made.tables["gold_data"]["kpi_days"]} == {6}
+
+
+def test_a_table_that_reads_itself_is_not_lost_when_its_clustering_changes(made: Late) -> None:
+    name = "silver_data.int_cart_history"
+    table = made.warehouse.client.get_table(name)
+    table.clustering_fields = ["cart_id"]
+    made.warehouse.client.update_table(table, ["clustering_fields"])
+    rows = made.warehouse.table(name)
+    with pytest.raises(DbtError, match="run dbt build --full-refresh"):
+        made.warehouse.dbt("run", "--select", "int_cart_history")
+    assert comparable(made.warehouse.table(name)) == comparable(rows)

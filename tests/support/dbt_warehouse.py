@@ -25,6 +25,7 @@ SCHEMAS = PROJECT_FOLDER / "terraform" / "schemas"
 PARTITION_COLUMNS = {
     "products_raw": "_ingested_at",
     "users_raw": "_ingested_at",
+    "carts_raw": "_ingested_at",
     "carts_events_raw": "publish_time",
     "ingestion_runs": "started_at",
 }
@@ -70,7 +71,7 @@ class Warehouse:
         self.bucket.create()
 
     def empty(self) -> None:
-        """Drop everything and make the four bronze tables of Terraform's schema files anew."""
+        """Drop everything and make the bronze tables of Terraform's schema files anew."""
         for name in ("bronze_data", "silver_data", "gold_data"):
             self.client.delete_dataset(name, delete_contents=True, not_found_ok=True)
             self.client.create_dataset(name)

@@ -23,6 +23,7 @@ def gold(shop: Shop) -> dict[str, list[Row]]:
         "dim_products": dimension(shop, "products"),
         "dim_users": dimension(shop, "users"),
         "dim_dates": dim_dates(days_of(shop, carts)),
+        "cart_verification": [cart_verification(shop)],
         "fact_carts": carts,
         "fact_cart_events": fact_cart_events(shop),
         "fact_cart_items": lines,
@@ -146,6 +147,33 @@ def fact_carts(shop: Shop, lines: list[Row]) -> list[Row]:
             }
         )
     return rows
+
+
+def cart_verification(shop: Shop) -> Row:
+    """Return how the carts that the shop has compare with what the pipeline could see of them."""
+
+    def told(cart: Row) -> Any:
+        lines = sorted((line["productId"], line["quantity"]) for line in cart["products"])
+        return cart["userId"], cart["date"], lines
+
+    seen = {cart_id: told(cart) for cart_id, (cart, _) in shop.visible.items()}
+    true = {cart_id: told(cart) for cart_id, cart in shop.carts.items()}
+    extra = len(seen.keys() - true.keys())
+    is_held = extra > 2 and extra * 10 > len(seen) * 3
+    missing = len(true.keys() - seen.keys())
+    agreeing = sum(seen[cart_id] == true[cart_id] for cart_id in seen.keys() & true.keys())
+    different = len(seen.keys() & true.keys()) - agreeing
+    return {
+        "observed_at": shop.snapshot_at,
+        "carts": len(seen.keys() | true.keys()),
+        "agreeing": agreeing,
+        "missing": missing,
+        "extra": 0 if is_held else extra,
+        "different": different,
+        "unsettled": extra if is_held else 0,
+        "drifting": 0,
+        "is_verified": not (missing or different or (extra and not is_held)),
+    }
 
 
 def fact_cart_events(shop: Shop) -> list[Row]:
@@ -377,6 +405,7 @@ def pipeline_health(shop: Shop) -> list[Row]:
         "rejected_events",
     )
     incomplete = incomplete_snapshot(shop)
+    verification = cart_verification(shop)
     rows = []
     for day, counts in shop.health.items():
         milliseconds = [lag // dt.timedelta(milliseconds=1) for lag in shop.lags.get(day, [])]
@@ -387,6 +416,11 @@ def pipeline_health(shop: Shop) -> list[Row]:
             | {
                 "incomplete_snapshots": int(day in incomplete),
                 "missing_snapshot_carts": incomplete.get(day, 0),
+                "doubted_runs": 0,
+                "verified_through": verification["observed_at"]
+                if verification["is_verified"] and verification["observed_at"].date() == day
+                else None,
+                "drifting_carts": 0,
                 "average_lag_seconds": None if average is None else rounded(average / 1000, 3),
                 "max_lag_seconds": Decimal(max(milliseconds)) / 1000 if milliseconds else None,
             }

@@ -85,6 +85,7 @@ class Shop:
     newest_runs: dict[str, Row] = field(default_factory=dict)
     loaded_at: dict[str, dt.datetime] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    snapshot_at: dt.datetime | None = None  # of the carts that a batch run read
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -208,6 +209,20 @@ class Shop:
             self._record_run(run_id, entity, started_at, announced, quarantined, status)
             if fate in ("loaded", "quarantined", "rejected"):
                 self._observe(entity, seen, started_at, sees_absence=fate == "loaded")
+
+    def run_carts_batch(self, started_at: dt.datetime) -> None:
+        """Write a run of the carts, as the shop has them now."""
+        run_id = hashlib.md5(f"carts {started_at}".encode()).hexdigest()
+        for cart in self.carts.values():
+            row = {
+                "record": cart | {"products": cart["products"][::-1]},
+                "_run_id": run_id,
+                "_ingested_at": timestamp(started_at),
+                "_source_url": "https://fakestoreapi.com/carts",
+            }
+            self.bronze.append(Delivery(started_at, "carts_raw", row))
+        self._record_run(run_id, "carts", started_at, len(self.carts), 0, "loaded")
+        self.snapshot_at = started_at
 
     def _record_run(
         self,
@@ -459,4 +474,5 @@ def thirty_days(last_day: dt.date, seed: int = 2) -> Shop:
                 shop.poll(at)
         if number in (6, 21):
             shop.deliver_rubbish(midnight + dt.timedelta(hours=21))
+    shop.run_carts_batch(midnight + dt.timedelta(hours=7))
     return shop

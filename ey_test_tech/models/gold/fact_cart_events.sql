@@ -1,4 +1,8 @@
 {{ config(materialized='view') }}
+{%- set event_columns = [
+    'event_id', 'cart_id', 'user_id', 'event_type', 'snapshot_size', 'event_at', 'generation',
+    'sequence', 'published_date',
+] | join(',\n        events.') %}
 
 with
 
@@ -10,19 +14,27 @@ events as (
 
 lines as (
 
+    -- each event once without a line: a cart may be empty
     select
-        events.event_id,
-        events.event_at,
+        events.{{ event_columns }},
+        false as is_after,
+        cast(null as string) as product,
+        cast(null as string) as quantity
+    from events
+    union all
+    select
+        events.{{ event_columns }},
         true as is_after,
-        line
+        json_value(line, '$.productId') as product,
+        json_value(line, '$.quantity') as quantity
     from events
     cross join unnest(json_query_array(events.products)) as line
     union all
     select
-        events.event_id,
-        events.event_at,
+        events.{{ event_columns }},
         false as is_after,
-        line
+        json_value(line, '$.productId') as product,
+        json_value(line, '$.quantity') as quantity
     from events
     cross join unnest(json_query_array(events.products_before)) as line
 
@@ -31,11 +43,11 @@ lines as (
 typed as (
 
     select
-        event_id,
-        event_at,
-        is_after,
-        safe_cast(json_value(line, '$.productId') as int64) as product_id,
-        safe_cast(json_value(line, '$.quantity') as int64) as quantity
+        * except (product, quantity),
+        safe_cast(product as int64) as product_id,
+        if(
+            safe_cast(quantity as int64) between 1 and 1000000, safe_cast(quantity as int64), 0
+        ) as quantity
     from lines
 
 ),
@@ -56,40 +68,43 @@ products as (
 
 ),
 
-valued as (
+priced as (
 
     -- both sides at the prices of the event's moment: the difference is the cart's doing
     select
-        typed.event_id,
-        sum(if(typed.is_after, 0, typed.quantity)) as units_before,
-        sum(if(typed.is_after, typed.quantity, 0)) as units_after,
-        sum(if(typed.is_after, 0, typed.quantity * products.price)) as value_before,
-        sum(if(typed.is_after, typed.quantity * products.price, 0)) as value_after
+        typed.*,
+        cast(typed.quantity * coalesce(products.price, 0) as numeric) as value
     from typed
     left join products
         on typed.product_id = products.product_id
         and typed.event_at >= products.known_from
         and typed.event_at < products.known_to
-    where typed.quantity between 1 and 1000000
-    group by typed.event_id
 
 )
 
 select
-    events.event_id,
-    events.cart_id,
-    events.user_id,
-    events.event_type,
-    events.snapshot_size is not null as is_snapshot,
-    events.event_at,
-    date(events.event_at) as date_day,
-    events.generation,
-    events.sequence,
-    coalesce(valued.units_before, 0) as units_before,
-    coalesce(valued.units_after, 0) as units_after,
-    coalesce(cast(valued.value_before as numeric), 0) as value_before,
-    coalesce(cast(valued.value_after as numeric), 0) as value_after,
-    events.published_date
-from events
-left join valued
-    on events.event_id = valued.event_id
+    event_id,
+    cart_id,
+    user_id,
+    event_type,
+    snapshot_size is not null as is_snapshot,
+    event_at,
+    date(event_at) as date_day,
+    generation,
+    sequence,
+    sum(if(is_after, 0, quantity)) as units_before,
+    sum(if(is_after, quantity, 0)) as units_after,
+    sum(if(is_after, 0, value)) as value_before,
+    sum(if(is_after, value, 0)) as value_after,
+    published_date
+from priced
+group by
+    event_id,
+    cart_id,
+    user_id,
+    event_type,
+    snapshot_size,
+    event_at,
+    generation,
+    sequence,
+    published_date

@@ -18,8 +18,9 @@ entity_runs as (
     select
         ingested_date as day,
         countif(not is_complete) as incomplete_runs,
+        countif(has_far_fewer) as doubted_runs,
         sum(rejected_records) as rejected_records
-    from {{ ref('stg_entity_runs') }}
+    from {{ ref('int_believed_runs') }}
     group by day
 
 ),
@@ -53,6 +54,17 @@ snapshots as (
 
 ),
 
+verified as (
+
+    select
+        date(observed_at) as day,
+        max(if(is_verified, observed_at, null)) as verified_through,
+        sum(drifting) as drifting_carts
+    from {{ ref('cart_verification') }}
+    group by day
+
+),
+
 days as (
 
     select day from runs
@@ -66,6 +78,7 @@ select
     coalesce(runs.runs, 0) as runs,
     coalesce(runs.failed_runs, 0) as failed_runs,
     coalesce(entity_runs.incomplete_runs, 0) as incomplete_runs,
+    coalesce(entity_runs.doubted_runs, 0) as doubted_runs,
     coalesce(runs.records, 0) as records,
     coalesce(runs.quarantined, 0) as quarantined,
     coalesce(entity_runs.rejected_records, 0) as rejected_records,
@@ -75,6 +88,8 @@ select
     coalesce(events.rejected_events, 0) as rejected_events,
     coalesce(snapshots.incomplete_snapshots, 0) as incomplete_snapshots,
     coalesce(snapshots.missing_snapshot_carts, 0) as missing_snapshot_carts,
+    verified.verified_through,
+    coalesce(verified.drifting_carts, 0) as drifting_carts,
     round(cast(events.lag_milliseconds / nullif(events.events, 0) / 1000 as numeric), 3)
         as average_lag_seconds,
     round(cast(events.max_lag_milliseconds / 1000 as numeric), 3) as max_lag_seconds
@@ -83,3 +98,4 @@ left join runs on days.day = runs.day
 left join entity_runs on days.day = entity_runs.day
 left join events on days.day = events.day
 left join snapshots on days.day = snapshots.day
+left join verified on days.day = verified.day

@@ -1,5 +1,5 @@
 {{ config(partition_by={'field': 'ingested_date', 'data_type': 'date'}) }}
-{%- set window = window_of_new_runs(['products', 'users']) %}
+{%- set window = window_of_new_runs(['products', 'users', 'carts']) %}
 -- days {{ window.start }} to {{ window.end }}
 
 with
@@ -11,7 +11,7 @@ runs as (
     where
         status = 'loaded'
         and {{ in_window('started_at', window, 'timestamp') }}
-        and entity in ('products', 'users')
+        and entity in ('products', 'users', 'carts')
 
 ),
 
@@ -23,6 +23,10 @@ records as (
     union all
     select 'users' as entity, run_id, rejected_reason
     from {{ ref('base_users') }}
+    where {{ in_window('ingested_at', window, 'timestamp') }}
+    union all
+    select 'carts' as entity, run_id, rejected_reason
+    from {{ ref('base_carts') }}
     where {{ in_window('ingested_at', window, 'timestamp') }}
 
 ),

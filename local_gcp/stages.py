@@ -51,7 +51,9 @@ class Stages:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as bar:
             task = bar.add_task(what, total=None)
             step = Step(lambda done, total: bar.update(task, completed=done, total=total))
             yield step

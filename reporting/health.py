@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from reporting.gold import Gold, Row
 
@@ -12,6 +13,15 @@ STALE_AFTER_HOURS = 48
 # a daily dbt build that failed leaves gold a day old; one that succeeded leaves it minutes old
 NOT_REBUILT_AFTER_HOURS = 20
 SLOW_EVENT_SECONDS = 300
+# carts are read with each daily batch
+UNVERIFIED_AFTER_HOURS = 48
+
+
+class Verification(NamedTuple):
+    """Whether the figures are those of the shop: good, doubtful or wrong, and a sentence."""
+
+    status: str
+    sentence: str
 
 
 def warnings_of(gold: Gold, now: datetime) -> list[str]:
@@ -23,6 +33,7 @@ def warnings_of(gold: Gold, now: datetime) -> list[str]:
         *warnings_of_gold(gold, now),
         *warnings_of_runs(gold.rows["pipeline_runs"], now),
         *warnings_of_events(gold.rows["pipeline_health"]),
+        *warnings_of_drift(gold.rows["cart_verification"]),
     ]
 
 
@@ -63,6 +74,41 @@ def warnings_of_events(days: Sequence[Row]) -> Iterator[str]:
             yield f"An event of {day['day']} took {day['max_lag_seconds']:.0f} s to Pub/Sub."
 
 
-def verified_through(days: Sequence[Row]) -> datetime | None:
-    """Return until when the figures agree with the shop's own; None where gold does not say."""
-    return max((day["verified_through"] for day in days if day["verified_through"]), default=None)
+def warnings_of_drift(snapshots: Sequence[Row]) -> Iterator[str]:
+    """Yield that events are missing, and what makes up for them."""
+    drifting = max((snapshot["drifting"] for snapshot in snapshots), default=0)
+    if drifting:
+        yield (
+            f"{drifting} carts differ from the shop in two snapshots: events are missing. "
+            "near_realtime_ingestion_2.py --once --new-snapshot publishes every cart once more, "
+            "which makes up for them."
+        )
+
+
+def verification_of(gold: Gold, now: datetime) -> Verification:
+    """Return until when the figures agree with the shop's own carts."""
+    snapshots = sorted(gold.rows["cart_verification"], key=lambda row: row["observed_at"])
+    times = [day["verified_through"] for day in gold.rows["pipeline_health"]]
+    until = max(filter(None, times), default=None)
+    if not snapshots and until is None:
+        return Verification(
+            "doubtful",
+            "Not verified against the shop: no snapshot of its carts was read "
+            "(batch_ingestion.py --entities carts).",
+        )
+    shown = f"until {time_in_words(until)}" if until else "at no time"
+    sentence = f"Verified against the shop {shown}"
+    newest = snapshots[-1] if snapshots else None
+    if newest:
+        differing = newest["missing"] + newest["extra"] + newest["different"]
+        sentence += f"; {differing} of {newest['carts']} carts differ"
+    if any(snapshot["drifting"] for snapshot in snapshots):
+        return Verification("wrong", f"{sentence}.")
+    is_old = until is None or now - until > timedelta(hours=UNVERIFIED_AFTER_HOURS)
+    return Verification("doubtful" if is_old else "good", f"{sentence}.")
+
+
+def time_in_words(time: datetime) -> str:
+    """Return a time as a sentence says it: 25 November 2026 06:00 UTC."""
+    utc = time.astimezone(UTC)
+    return f"{utc.day} {utc:%B %Y %H:%M} UTC"

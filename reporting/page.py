@@ -12,7 +12,7 @@ import jinja2
 
 from reporting.charts import charts_of, vega_bundle
 from reporting.gold import Gold
-from reporting.health import verified_through, warnings_of
+from reporting.health import verification_of, warnings_of
 from reporting.parts import DETAILS, HEALTH, MONEY_NOTE, TOTALS, Column
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -57,7 +57,7 @@ def render(gold: Gold, now: datetime, told: Sequence[str] = (), **page: Any) -> 
         details=DETAILS,
         rows=gold.rows,
         built_at=gold.built_at,
-        verified_through=verified_through(gold.rows["pipeline_health"]),
+        verification=verification_of(gold, now),
         warnings=[*told, *warnings_of(gold, now)],
         money_note=MONEY_NOTE,
         now=now,

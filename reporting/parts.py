@@ -19,8 +19,8 @@ class Column:
     title: str
     kind: str = "text"
     unit: str = ""
-    # one that gold may not have yet
-    optional: bool = False
+    # read for a sentence, and no column of the table
+    is_shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Part:
     @property
     def shown(self) -> tuple[Column, ...]:
         """The columns of its table on the page."""
-        return tuple(column for column in self.columns if not column.optional)
+        return tuple(column for column in self.columns if column.is_shown)
 
 
 # what each of the tables on carts has, whatever its grain
@@ -78,6 +78,23 @@ HEALTH = (
         ),
     ),
     Part(
+        "cart_verification",
+        "Checked against the shop",
+        "Snapshots of the carts as the API gave them, against the carts made from events as of "
+        "then. Open: a difference that a poll may still explain. Drifting: in two snapshots.",
+        "observed_at desc",
+        (
+            Column("observed_at", "Read (UTC)", "date"),
+            Column("carts", "Carts", "number"),
+            Column("agreeing", "Agreeing", "number"),
+            Column("missing", "Missing", "number"),
+            Column("extra", "Too many", "number"),
+            Column("different", "Different", "number"),
+            Column("unsettled", "Open", "number"),
+            Column("drifting", "Drifting", "number"),
+        ),
+    ),
+    Part(
         "pipeline_health",
         "The pipeline by day",
         "Duplicates are deliveries of an event that was known, absorbed; lag is poll to Pub/Sub.",
@@ -94,7 +111,7 @@ HEALTH = (
             Column("rejected_events", "Rejected", "number"),
             Column("average_lag_seconds", "Average lag,\u00a0s", "number"),
             Column("max_lag_seconds", "Longest lag,\u00a0s", "number"),
-            Column("verified_through", "Verified", "date", optional=True),
+            Column("verified_through", "Verified until (UTC)", "date", is_shown=False),
         ),
     ),
 )

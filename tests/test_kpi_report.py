@@ -18,7 +18,7 @@ import kpi_report
 from reporting import gold as reading
 from reporting.charts import charts_of
 from reporting.gold import Gold, ReportError
-from reporting.health import warnings_of
+from reporting.health import time_in_words, warnings_of
 from reporting.output import OutputError, write_page
 from reporting.page import render
 from reporting.parts import DETAILS, PARTS
@@ -103,6 +103,19 @@ def gold_rows(days: int = 1) -> dict[str, list[dict[str, Any]]]:
                 "run_id": "0b3e6c1e-5d0f-4a4e-9d52-6d4f0a7f2c11",
             }
         ],
+        "cart_verification": [
+            {
+                "observed_at": NOW - timedelta(hours=hours),
+                "carts": 7,
+                "agreeing": 7,
+                "missing": 0,
+                "extra": 0,
+                "different": 0,
+                "unsettled": 0,
+                "drifting": 0,
+            }
+            for hours in (1, 25)
+        ],
         "pipeline_health": [
             {
                 "day": day - timedelta(days=n),
@@ -116,7 +129,7 @@ def gold_rows(days: int = 1) -> dict[str, list[dict[str, Any]]]:
                 "rejected_events": 0,
                 "average_lag_seconds": Decimal("0.2"),
                 "max_lag_seconds": Decimal("0.5"),
-                "verified_through": None,
+                "verified_through": NOW - timedelta(hours=1, days=n),
             }
             for n in range(days)
         ],
@@ -246,13 +259,6 @@ def test_gold_that_is_older_than_the_report_is_one_sentence() -> None:
     lifecycle = next(part for part in DETAILS if part.name == "kpi_cart_lifecycle")
     with pytest.raises(ReportError, match="Gold table t has no column snapshot_carts"):
         reading.columns_of(lifecycle, {"day": date(2020, 3, 1)}, "t")
-
-
-def test_a_column_that_gold_does_not_have_yet_is_missed_quietly() -> None:
-    health = next(part for part in PARTS if part.name == "pipeline_health")
-    row = gold_rows()["pipeline_health"][0]
-    row.pop("verified_through")
-    assert reading.columns_of(health, row, "t")["verified_through"] is None
 
 
 def test_a_few_days_are_a_table_and_more_are_a_chart_for_each_kind_of_change() -> None:
@@ -410,14 +416,42 @@ def test_what_is_wrong_is_said_on_top_and_leads_to_the_list(browser: Any, tmp_pa
     assert headings == ["The whole shop", "Health", "Details"]
 
 
+def verification(tmp_path: Path, gold: dict[str, list[dict[str, Any]]]) -> tuple[str, str]:
+    """Return the class and the text of the page's first sentence."""
+    page = page_of(tmp_path / "index.html", gold).read_text()
+    found = re.search(
+        r'<header>\s*<h1>[^<]+</h1>\s*<p class="lead verification (\w+)">([^<]+)<', page
+    )
+    assert found
+    return found[1], found[2]
+
+
 def test_the_first_sentence_says_until_when_the_figures_are_verified(tmp_path: Path) -> None:
-    gold = gold_rows(days=3)
-    page = page_of(tmp_path / "index.html", gold)
-    assert "Verified against the shop" not in page.read_text()
-    gold["pipeline_health"][1]["verified_through"] = datetime(2020, 2, 29, 7, 5, tzinfo=UTC)
-    gold["pipeline_health"][2]["verified_through"] = datetime(2020, 2, 28, 7, 5, tzinfo=UTC)
-    text = re.sub(r"<[^>]+>", "", page_of(page, gold).read_text().partition("<main>")[0])
-    assert "Verified against the shop until 2020-02-29 07:05 UTC." in text
+    assert verification(tmp_path, gold_rows(days=3)) == (
+        "good",
+        f"Verified against the shop until {time_in_words(NOW - timedelta(hours=1))}; "
+        "0 of 7 carts differ.",
+    )
+
+
+def test_drift_is_red_and_names_the_repair(tmp_path: Path) -> None:
+    gold = gold_rows()
+    gold["cart_verification"][0] |= {"agreeing": 5, "missing": 1, "different": 1, "drifting": 1}
+    status, sentence = verification(tmp_path, gold)
+    assert status == "wrong"
+    assert sentence.endswith("; 2 of 7 carts differ.")
+    (warning,) = warnings_of(gold_of(gold), NOW)
+    assert "--new-snapshot" in warning
+
+
+def test_figures_that_nobody_has_verified_for_two_days_are_doubtful(tmp_path: Path) -> None:
+    gold = gold_rows()
+    gold["pipeline_health"][0]["verified_through"] = NOW - timedelta(hours=49)
+    assert verification(tmp_path, gold)[0] == "doubtful"
+    gold["pipeline_health"][0]["verified_through"] = None
+    assert verification(tmp_path, gold)[1].startswith("Verified against the shop at no time;")
+    gold["cart_verification"] = []
+    assert verification(tmp_path, gold)[1].startswith("Not verified against the shop:")
 
 
 def test_every_amount_of_money_is_named_once(tmp_path: Path) -> None:

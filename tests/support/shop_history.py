@@ -300,11 +300,11 @@ class Shop:
             ] += 1
             if kind == "created":
                 self.births[cart_id] = at
-            if kind == "deleted" and (born := self.births.pop(cart_id)) is not None:
+            if kind == "deleted" and (born := self.births.pop(cart_id, None)) is not None:
                 self.life_lengths[at.date()].append((at - born).total_seconds())
             self._publish(kind, cart_id, before, after, at)
             if after is None:
-                del self.visible[cart_id]
+                self.visible.pop(cart_id, None)
             else:
                 self.visible[cart_id] = (after, at)
         self.known = dict(self.carts)
@@ -323,7 +323,7 @@ class Shop:
             vanished = self.visible.keys() - self.carts.keys()
             self.lifecycle[at.date()]["superseded_carts"] += len(vanished)
             for cart_id in vanished:
-                del self.births[cart_id]
+                self.births.pop(cart_id, None)
             self.visible.clear()
         self.visible.update(published)
         for number, cart_id in enumerate(published):

@@ -82,7 +82,7 @@ def status_of_bucket(head: Head) -> Status:
         waiting=sum(batch.events for batch in head.pending),
         dead_letters=head.dead_letters,
         held_deletions=head.held_deletions,
-        holder=f"{head.holder} until {head.lease_end}" if head.holder else None,
+        holder=f"{head.holder} until {head.lease_end.isoformat()}" if head.lease_end else None,
     )
 
 

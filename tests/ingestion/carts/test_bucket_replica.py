@@ -19,6 +19,7 @@ import near_realtime_ingestion_2 as stage
 from local_gcp.servers import LocalGcp
 from tests.support.bucket_pollers import LEASE_SECONDS, BucketPollers, bucket_pollers
 from tests.support.cart_histories import (
+    KILLED,
     CartsSource,
     Ended,
     carts_source,
@@ -411,6 +412,46 @@ def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers) -> 
     assert "--new-snapshot" in stopped.log()
     assert pollers.poll("b", "--new-snapshot").end() == 0
     check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+def test_an_emptied_bucket_is_told_and_the_disk_still_knows_what_was_begun(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    # as a poller whose clock was ahead had begun it
+    checkpoint = pollers.folder / "a" / "events" / "checkpoint.json"
+    lost = json.loads(checkpoint.read_bytes())
+    lost["generation"] = "20991122T100000000Z-00000000"
+    checkpoint.write_text(json.dumps(lost))
+    for name in pollers.names():
+        pollers.bucket.blob(name).delete(timeout=10)
+    again = pollers.poll("a")
+    assert again.summary()["created"] == 5
+    assert f"generation={lost['generation']} was begun before" in again.log()
+    assert min(json.loads(each)["generation"] for each in pollers.published()) > lost["generation"]
+
+
+def test_a_pending_batch_that_has_gone_stops_the_poll_and_a_new_snapshot_makes_up_for_it(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    pollers.source.put(1, (1, 7))
+    assert pollers.poll("a", failpoint="head-committed").end() == KILLED
+    head = pollers.bucket.blob("near_realtime/head.json")
+    kept = head.download_as_bytes(timeout=10)
+    time.sleep(LEASE_SECONDS)
+    assert pollers.poll("b").summary()["published"] == 1
+    # somebody puts the head back, and what it counts on has been deleted
+    head.upload_from_string(kept, timeout=10)
+    time.sleep(LEASE_SECONDS)
+    stopped = pollers.poll("c")
+    assert stopped.end() == 1
+    assert "has gone" in stopped.log()
+    assert "--new-snapshot" in stopped.log()
+    assert pollers.poll("c", "--new-snapshot").end() == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+    assert pollers.poll("d").summary()["waiting"] == 0
+    assert head_of(pollers).get("pending", []) == []
 
 
 def test_a_head_that_was_put_back_with_its_state_gives_no_sequence_twice(

@@ -342,6 +342,27 @@ def test_a_bucket_that_is_not_there_is_one_sentence(
     assert "The bucket nowhere-at-all does not exist: make it with" in ended.log
 
 
+@pytest.mark.parametrize("name", ["gs://local-state", "Local State", "-x-"])
+@pytest.mark.parametrize("flags", [[], ["--status"]])
+def test_what_is_no_name_of_a_bucket_is_one_sentence(
+    pollers: BucketPollers, flags: list[str], name: str
+) -> None:
+    ended = refused(pollers, "disk", *flags, f"--state-bucket={name}")
+    assert ended.code == 2
+    assert f"'{name}' is no name of a bucket: give --state-bucket" in ended.log
+    assert pollers.storage.requests == []
+
+
+def test_another_source_is_refused_with_a_bucket_of_its_own_as_the_way_out(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    pollers.source.url += "/v2"
+    ended = refused(pollers, "b", bucket=pollers.bucket.name)
+    assert ended.code == 2
+    assert "give this run a --state-bucket of its own, or begin a new snapshot" in ended.log
+
+
 def status(pollers: BucketPollers, *flags: str, bucket: bool = True) -> Ended:
     name = pollers.bucket.name if bucket else ""
     return refused(pollers, "disk", "--status", *flags, bucket=name)
@@ -376,6 +397,13 @@ def test_status_says_what_is_so_on_the_disk(pollers: BucketPollers) -> None:
     loop = pollers.start("disk", "--poll-interval", "30", bucket="")
     until(lambda: "polled poll=1" in loop.log())
     assert status(pollers, bucket=False).summary["holder"] == f"pid {loop.pid}"
+
+
+def test_status_of_a_working_copy_sends_to_the_bucket(pollers: BucketPollers) -> None:
+    pollers.poll("disk")
+    told = status(pollers, bucket=False)
+    assert told.code == 2
+    assert f"is a working copy of gs://{pollers.bucket.name}/near_realtime/" in told.log
 
 
 def test_a_dry_run_shows_what_differs_from_the_bucket_and_writes_nothing(

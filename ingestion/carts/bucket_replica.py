@@ -92,7 +92,8 @@ class BucketReplica(Replica):
         # what the outbox holds is in the head, so that it may be published
         self._is_committed = False
         self._elsewhere: StateElsewhere | None = None
-        # pending batches that nobody has any more; only a new snapshot makes up for them
+        # a state and pending batches that nobody has any more: a new snapshot makes up for them
+        self._lost_state: StateError | None = None
         self._gone: set[str] = set()
         self._noted: dict[str, Any] = {}
 
@@ -124,6 +125,11 @@ class BucketReplica(Replica):
     def state_elsewhere(self) -> StateElsewhere | None:
         """Return what the head says of a state that has not been fetched."""
         return self._elsewhere
+
+    def check_state(self) -> None:
+        """Raise StateError where the state could not be fetched, and its header is not known."""
+        if self._lost_state:
+            raise self._lost_state
 
     def fetch_state(self) -> None:
         """Fetch the state; StateError where the object has gone."""
@@ -212,12 +218,15 @@ class BucketReplica(Replica):
             label = head.pending[0].file.removesuffix(".jsonl") if head.pending else ""
             self._events.begin(letters, label, acknowledged)
             self._copy.new_quarantine()
-        self._elsewhere = None
+        self._elsewhere = self._lost_state = None
         if head.state and not self._copy.has_state(head.state):
             if head.header:
                 self._elsewhere = StateElsewhere(f"{head.epoch}/{head.state.name}", head.header)
-            else:
+                return
+            try:
                 self.fetch_state()
+            except StateError as error:
+                self._lost_state = error
 
     def _remember_lost_generations(self, here: Checkpoint | None) -> None:
         """Let a new generation sort after all of those whose head has been lost."""

@@ -429,9 +429,14 @@ def test_a_lost_head_costs_a_second_snapshot_that_sorts_later(pollers: BucketPol
     check_guarantees(pollers.pubsub.documents, pollers.source)
 
 
-def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers) -> None:
+@pytest.mark.parametrize("member", ["", "header"])
+def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers, member: str) -> None:
     pollers.poll("a")
     (name,) = pollers.names("state/")
+    head = head_of(pollers)
+    # a long one is not in the head
+    head.pop(member, None)
+    pollers.bucket.blob("near_realtime/head.json").upload_from_string(json.dumps(head), timeout=10)
     pollers.bucket.blob(name).delete(timeout=10)
     pollers.source.put(1, (9, 9))
     stopped = pollers.poll("b")

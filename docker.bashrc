@@ -27,6 +27,6 @@ Project $GCP_PROJECT_ID. Next steps, in this order:
   terraform -chdir=terraform apply
   python batch_ingestion.py
   python near_realtime_ingestion_2.py --once
-  cd ey_test_tech && dbt build
+  cd ey_test_tech && { dbt build || dbt retry; }
 NEXT
 fi

@@ -124,6 +124,13 @@ def append_lines(path: Path, lines: Iterable[bytes], step: str) -> None:
     failpoint(f"{step}-appended")
 
 
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a kill has left of a last line, where nothing will be appended any more."""
+    with _naming(path), path.open("a+b") as file:
+        _drop_torn_line(file)
+        _fsync(file)
+
+
 def move_file(path: Path, target: Path) -> None:
     """Rename a file within its folder, durably; what lay at `target` is replaced."""
     _rename(path, target)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
 
@@ -31,6 +32,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
+Records = TypeVar("Records", bound=Sized)
+
 
 class BadAnswer(Exception):  # noqa: N818
     """The source answered, but not with a list of valid records: never data.
@@ -46,10 +49,19 @@ class BadAnswer(Exception):  # noqa: N818
 def split_records(blocks: Iterable[bytes]) -> Iterator[list[msgspec.Raw]]:
     """Cut one JSON array, in blocks of any size, into lists of its elements' unchanged bytes.
 
-    Memory holds about one list's bytes. It is exact, not a guess: the text up to a '},{' that
+    Raises BadAnswer on anything but one whole array.
+    """
+    return split_array(blocks, decode_raws)
+
+
+def split_array(blocks: Iterable[bytes], decode: Callable[[bytes], Records]) -> Iterator[Records]:
+    """Cut one JSON array, in blocks of any size, into shorter ones, each given as `decode` does.
+
+    Memory holds about one of them. It is exact, not a guess: the text up to a '},{' that
     may be a boundary is closed with ']' and parsed, and if that is a whole array, the boundary
-    lies between two elements, because a parser's state depends on nothing else. Raises BadAnswer
-    on anything but one whole array.
+    lies between two elements, because a parser's state depends on nothing else. So `decode` must
+    raise msgspec.DecodeError for all that is not one whole array, and what it returns is empty
+    for an empty array only. Raises BadAnswer like split_records.
     """
     source = iter(blocks)
     pending = _first_bytes(source)
@@ -64,7 +76,7 @@ def split_records(blocks: Iterable[bytes]) -> Iterator[list[msgspec.Raw]]:
         if len(pending) < wanted:
             continue
         separator = separator or _separator(pending)
-        cut, end = _leading_records(pending, separator)
+        cut, end = _leading_records(pending, separator, decode)
         if cut:
             yield cut
             after_comma = True
@@ -75,13 +87,13 @@ def split_records(blocks: Iterable[bytes]) -> Iterator[list[msgspec.Raw]]:
         else:  # doubled, so that a large record is not scanned anew with each block
             wanted = 2 * len(pending)
     try:
-        raws = _decode_array(b"[" + pending)
+        last = decode(b"[" + pending)
     except msgspec.DecodeError as error:
         if "truncated" in str(error):
             raise BadAnswer("answered a list that is cut short", transient=True) from None
         raise BadAnswer("answered a list that is not valid JSON") from None
-    if raws:
-        yield raws
+    if last:
+        yield last
     elif after_comma:
         raise BadAnswer("answered a list that is not valid JSON")
 
@@ -118,7 +130,9 @@ def _separator(pending: bytearray) -> bytes:
     return b"}," + match[1] + match[2] if match else b"},{"
 
 
-def _leading_records(pending: bytearray, separator: bytes) -> tuple[list[msgspec.Raw], int]:
+def _leading_records(
+    pending: bytearray, separator: bytes, decode: Callable[[bytes], Records]
+) -> tuple[Records | None, int]:
     """Return the whole records that `pending` begins with, and where the one after them starts."""
     end = len(pending)
     for _ in range(4):
@@ -126,14 +140,18 @@ def _leading_records(pending: bytearray, separator: bytes) -> tuple[list[msgspec
         if end < 0:
             break
         with suppress(msgspec.DecodeError):  # the separator stood inside a record
-            return _decode_array(b"[" + pending[: end + 1] + b"]"), end + 2
+            return decode(_closed(pending, end + 1)), end + 2
     end = _last_boundary(pending)
     if not end:
-        return [], 0
+        return None, 0
     try:
-        return _decode_array(b"[" + pending[:end] + b"]"), end + 1
+        return decode(_closed(pending, end)), end + 1
     except msgspec.DecodeError:
         raise BadAnswer("answered a list that is not valid JSON") from None
+
+
+def _closed(pending: bytearray, end: int) -> bytes:
+    return b"".join((b"[", memoryview(pending)[:end], b"]"))
 
 
 def _last_boundary(pending: bytearray) -> int:
@@ -197,7 +215,8 @@ def _one_level_deeper(depth: int) -> int:
     return depth + 1
 
 
-def _decode_array(array: bytes) -> list[msgspec.Raw]:
+def decode_raws(array: bytes) -> list[msgspec.Raw]:
+    """Return the unchanged bytes of an array's elements; msgspec.DecodeError where it is none."""
     try:
         return _decode_raws(array)
     except RecursionError:

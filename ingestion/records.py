@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
-from ingestion.json_array import BadAnswer
+from ingestion.json_array import BadAnswer, decode_raws, split_array
 from ingestion.json_defects import defect_of, may_have_defects
+from ingestion.plain_records import Int64, PlainReader, PlainRecords
 
 # with more bad records than this share, and more than so many, the answer as a whole is not to be
 # trusted: of seven carts a single one is more than a tenth
@@ -18,7 +20,7 @@ MAX_BAD_SHARE = 0.10
 MAX_BAD_RECORDS = 2
 
 # a record's id fits BigQuery's INT64; msgspec takes neither true nor 1.0 nor "1" for an integer
-Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Id = Int64
 
 
 @dataclass(frozen=True)
@@ -34,34 +36,37 @@ class BadRecord:
 class Window:
     """Consecutive records of an answer: the valid ones, as bytes and decoded, and the bad ones."""
 
-    raws: list[msgspec.Raw]
+    raws: list[msgspec.Raw] | PlainRecords
     records: list[Any]
     bad: list[BadRecord]
 
 
+def split_plainly(
+    blocks: Iterable[bytes], record_type: type[Any]
+) -> Iterator[list[msgspec.Raw] | PlainRecords]:
+    """Cut one JSON array like split_records, only that parts of usual text need no closer look."""
+    reader = PlainReader(record_type)
+    return split_array(blocks, lambda array: reader.read(array) or decode_raws(array))
+
+
 def check_records(
-    windows: Iterable[list[msgspec.Raw]], record_type: type[Any], key: str = "id"
+    windows: Iterable[list[msgspec.Raw] | PlainRecords], record_type: type[Any], key: str = "id"
 ) -> Iterator[Window]:
     """Yield the windows of `split_records` with each record validated as `record_type`.
 
     Whether the answer is data is known at its end only: an empty list, a key that stands in two
     records and too many bad records raise BadAnswer.
     """
-    decode_window = msgspec.json.Decoder(list[record_type]).decode  # type: ignore[valid-type]
-    decode_record = msgspec.json.Decoder(record_type).decode
+    check = _Checker(record_type, key)
     key_of = attrgetter(key)
     seen = SeenIds()
     position = bad_count = 0
     first_bad: BadRecord | None = None
     for raws in windows:
-        array = b"[%b]" % b",".join(raws)
-        try:
-            window = Window(raws, decode_window(array), [])
-            is_clean = not may_have_defects(raws, array, {key: len(raws)})
-        except (msgspec.DecodeError, RecursionError):
-            is_clean = False
-        if not is_clean:
-            window = _check_one_by_one(raws, decode_record, key, position)
+        if isinstance(raws, PlainRecords):
+            window = Window(raws, raws.records, [])
+        else:
+            window = check(raws, position)
         duplicate = seen.add(map(key_of, window.records))
         if duplicate is not None:
             raise BadAnswer(f"answered a list that holds {key} {duplicate} twice")
@@ -87,6 +92,8 @@ class SeenIds:
     """Ids seen before: one bit for each below 2**28, so that millions cost kilobytes."""
 
     _DENSE = 1 << 28
+    # as many places as ids that lie near each other may take
+    _SPARSENESS = 64
 
     def __init__(self) -> None:
         self._bits = bytearray()
@@ -94,38 +101,69 @@ class SeenIds:
 
     def add(self, ids: Iterable[int]) -> int | None:
         """Remember `ids` up to the first that was seen before, and return that one."""
-        bits = self._bits
-        for number in ids:
+        numbers = list(ids)
+        if self._add_at_once(numbers):
+            return None
+        for number in numbers:
             if 0 <= number < self._DENSE:
-                index, bit = number >> 3, 1 << (number & 7)
-                if index >= len(bits):
-                    bits.extend(bytes(max(1024, len(bits), index + 1 - len(bits))))
-                if bits[index] & bit:
+                index, bit = number >> 3, 128 >> (number & 7)
+                self._reserve(index + 1)
+                if self._bits[index] & bit:
                     return number
-                bits[index] |= bit
+                self._bits[index] |= bit
             elif number in self._others:
                 return number
             else:
                 self._others.add(number)
         return None
 
+    def _add_at_once(self, numbers: list[int]) -> bool:
+        """Remember ids near each other; False, and nothing done, where that is not the case."""
+        first, last = min(numbers, default=0) >> 3, max(numbers, default=0) >> 3
+        places = 8 * (last - first + 1)
+        if first < 0 or last >= self._DENSE >> 3 or places > self._SPARSENESS * len(numbers):
+            return False
+        flags = bytearray(b"0") * places
+        for number in numbers:
+            flags[number - 8 * first] = ord("1")
+        added = int(flags, 2)
+        self._reserve(last + 1)
+        bits = int.from_bytes(self._bits[first : last + 1], "big")
+        if bits & added or added.bit_count() < len(numbers):
+            return False
+        self._bits[first : last + 1] = (bits | added).to_bytes(places >> 3, "big")
+        return True
 
-def _check_one_by_one(
-    raws: list[msgspec.Raw],
-    decode_record: Callable[[bytes], Any],
-    key: str,
-    position: int,
-) -> Window:
-    good, records, bad = [], [], []
-    for offset, raw in enumerate(raws):
-        text = bytes(raw)
-        reason = defect_of(text, {key})
-        if reason is None:
-            try:
-                records.append(decode_record(text))
-                good.append(raw)
-            except msgspec.ValidationError as error:
-                reason = str(error)
-        if reason is not None:
-            bad.append(BadRecord(position + offset, reason, text))
-    return Window(good, records, bad)
+    def _reserve(self, size: int) -> None:
+        missing = size - len(self._bits)
+        if missing > 0:
+            self._bits.extend(bytes(max(1024, len(self._bits), missing)))
+
+
+class _Checker:
+    """Looks at records closely, and one by one where that does not exclude a defect."""
+
+    def __init__(self, record_type: type[Any], key: str) -> None:
+        self._key = key
+        self._decode_record = msgspec.json.Decoder(record_type).decode
+        self._decode_window = msgspec.json.Decoder(list[record_type]).decode  # type: ignore[valid-type]
+
+    def __call__(self, raws: list[msgspec.Raw], position: int) -> Window:
+        array = b"[%b]" % b",".join(raws)
+        with suppress(msgspec.DecodeError, RecursionError):
+            records = self._decode_window(array)
+            if not may_have_defects(raws, array, {self._key: len(raws)}):
+                return Window(raws, records, [])
+        good, records, bad = [], [], []
+        for offset, raw in enumerate(raws):
+            text = bytes(raw)
+            reason = defect_of(text, {self._key})
+            if reason is None:
+                try:
+                    records.append(self._decode_record(text))
+                    good.append(raw)
+                except msgspec.ValidationError as error:
+                    reason = str(error)
+            if reason is not None:
+                bad.append(BadRecord(position + offset, reason, text))
+        return Window(good, records, bad)

@@ -6,6 +6,7 @@ import json
 
 import msgspec
 
+from ingestion.plain_records import PlainRecords
 from ingestion.records import BadRecord
 from ingestion.redaction import redact
 
@@ -22,16 +23,23 @@ def envelope(run_id: str, ingested_at: str, source_url: str, **others: object) -
     return json.dumps(members, ensure_ascii=False).encode()[:-1] + RECORD_MEMBER
 
 
-def to_lines(raws: list[msgspec.Raw], opening: bytes, redacted: frozenset[str]) -> bytes:
+def to_lines(
+    records: list[msgspec.Raw] | PlainRecords, opening: bytes, redacted: frozenset[str]
+) -> bytes:
     """Return records as lines of NDJSON, each behind `opening`, without the redacted members."""
-    if not raws:
+    if not records:
         return b""
-    records = b"\n".join(raws)
-    if records.count(b"\n") >= len(raws) or b"\r" in records:
-        records = b"\n".join(bytes(raw).translate(_NEWLINES_TO_SPACES) for raw in raws)
+    if isinstance(records, PlainRecords):
+        lines = records.lines
+        is_clean = redacted.isdisjoint(records.names)
+    else:
+        lines = b"\n".join(records)
+        if lines.count(b"\n") >= len(records) or b"\r" in lines:
+            lines = b"\n".join(bytes(raw).translate(_NEWLINES_TO_SPACES) for raw in records)
+        is_clean = False
     # the envelopes come last, so that what is looked through is as short as it can be
-    enveloped = redact(records, redacted).replace(b"\n", b"}\n" + opening)
-    return b"%b%b}\n" % (opening, enveloped)
+    lines = lines if is_clean else redact(lines, redacted)
+    return b"%b%b}\n" % (opening, lines.replace(b"\n", b"}\n" + opening))
 
 
 def quarantine_line(bad: BadRecord, opening: bytes, redacted: frozenset[str]) -> bytes:

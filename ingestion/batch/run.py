@@ -18,8 +18,8 @@ from ingestion.batch.progress import Progress, showing_progress
 from ingestion.batch.receipts import Landing, LandingError, read_receipt, write_receipt
 from ingestion.batch.run_lock import remove_traces_of_killed_runs, sole_run
 from ingestion.batch.summary import Outcome, outcome_of
-from ingestion.json_array import BadAnswer, split_records
-from ingestion.records import check_records
+from ingestion.json_array import BadAnswer
+from ingestion.records import check_records, split_plainly
 from ingestion.source import (
     TIMEOUT,
     USER_AGENT,
@@ -123,7 +123,7 @@ def extract(name: str, run: Run, progress: Progress) -> Landing:
             source_url=public_url(url),
             redacted=entity.redacted,
         )
-        windows = check_records(split_records(blocks()), record_type, entity.key)
+        windows = check_records(split_plainly(blocks(), record_type), record_type, entity.key)
         return land(windows, run.raw_dir, reading, is_waiting=run.bronze is not None)
 
     with open_session(run.source.user_agent) as session:

@@ -24,7 +24,7 @@ import msgspec
 
 from ingestion.carts.event_batch import GENERATION, event_id_of, format_time
 from ingestion.carts.publishing import RoundResult
-from ingestion.durable_files import append_lines, read_lines
+from ingestion.durable_files import append_lines, drop_torn_line, read_lines
 
 # other files are somebody's own
 _DAYS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
@@ -152,10 +152,13 @@ class EventStore:
         return sum(1 for line in lines if line.strip())
 
     def _append(self, folder: Path, lines: Sequence[bytes]) -> None:
-        if lines:
-            today = f"{self._now():%Y-%m-%d}.jsonl"
-            name = max([today, *(path.name for path in folder.glob(_DAYS))])
-            append_lines(folder / name, lines, folder.name)
+        if not lines:
+            return
+        today = folder / f"{self._now():%Y-%m-%d}.jsonl"
+        newest = max(folder.glob(_DAYS), default=today)
+        if newest < today:
+            drop_torn_line(newest)
+        append_lines(max(newest, today), lines, folder.name)
 
 
 def event_of_letter(line: bytes) -> bytes:

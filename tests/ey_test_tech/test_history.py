@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
 # the first test waits for five dbt runs
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 GOLD_TABLES = (
+    "cart_verification",
     "dim_dates",
     "dim_products",
     "dim_users",
+    "fact_cart_events",
     "fact_cart_items",
+    "fact_carts",
     "kpi_cart_lifecycle",
     "kpi_categories",
     "kpi_days",
@@ -45,7 +48,15 @@ def test_no_gold_table_is_left_unchecked(history: History) -> None:
 def test_the_history_has_all_that_can_go_wrong(history: History) -> None:
     health = shop_gold.pipeline_health(history.shop)
     lifecycle = shop_gold.kpi_cart_lifecycle(history.shop)
-    for name in ("duplicates", "rejected_events", "failed_runs", "quarantined"):
+    for name in (
+        "duplicates",
+        "rejected_events",
+        "rejected_records",
+        "failed_runs",
+        "incomplete_runs",
+        "incomplete_snapshots",
+        "quarantined",
+    ):
         assert sum(day[name] for day in health) > 0
     for name in ("snapshot_carts", "deleted_carts", "superseded_carts", "whole_lives"):
         assert sum(day[name] for day in lifecycle) > 0
@@ -55,6 +66,7 @@ def test_the_history_has_all_that_can_go_wrong(history: History) -> None:
     assert any(row["life_number"] > 1 for row in lives)
     generations = history.tables["silver_data"]["stg_cart_generations"]
     assert {row["is_complete"] for row in generations} == {True, False}
+    assert any(row["cart_lines"] == 0 for row in history.tables["gold_data"]["fact_carts"])
     assert any(
         row["product_key"] == "unknown" for row in history.tables["gold_data"]["fact_cart_items"]
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.dbt_fixtures import History
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 FIXED_COLUMNS = {
     "fact_cart_items": """
@@ -39,8 +39,7 @@ PERSONAL_DATA = {"username", "email", "first_name", "last_name", "phone", "stree
 @pytest.fixture(scope="module")
 def manifest(history: History) -> dict[str, Any]:
     """Return dbt's manifest."""
-    found: dict[str, Any] = json.loads((history.warehouse.folder / "manifest.json").read_text())
-    return found
+    return history.manifest
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +81,19 @@ def test_every_gold_table_has_an_enforced_contract_and_the_columns_that_others_r
 
 def test_every_key_is_tested(manifest: dict[str, Any], models: dict[str, Any]) -> None:
     tested = {
-        (models_name, test["test_metadata"]["name"], test["column_name"])
+        (test["attached_node"].rsplit(".", 1)[1], argument, column)
         for test in manifest["nodes"].values()
         if test["resource_type"] == "test" and "test_metadata" in test
-        for models_name in [test["attached_node"].rsplit(".", 1)[1]]
+        for argument in ("key", "never_null", "resolves")
+        for column in test["test_metadata"]["kwargs"].get(argument, ())
     }
-    for name, model in models.items():
-        if model["schema"] != "gold_data":
-            continue
-        for column in model["columns"]:
+    for name in ("fact_cart_items", "dim_products", "dim_users", "dim_dates"):
+        columns = models[name]["columns"]
+        for column in columns:
             if column.endswith("_key") or column == "date_day":
-                assert (name, "not_null", column) in tested
-                kind = "relationships" if name == "fact_cart_items" else "unique"
-                kind = "unique" if column == "cart_item_key" else kind
-                assert (name, kind, column) in tested
+                assert (name, "never_null", column) in tested
+                is_foreign = name == "fact_cart_items" and column != "cart_item_key"
+                assert (name, "resolves" if is_foreign else "key", column) in tested
 
 
 def test_personal_data_is_tagged_in_silver_and_has_no_column_in_gold(
@@ -137,7 +135,21 @@ def test_the_guide_s_commands_work_from_the_project_s_folder_on_an_empty_bronze(
     assert (tmp_path / "index.html").is_file()
     assert warehouse.table("gold_data.fact_cart_items") == []
     assert [row["user_key"] for row in warehouse.table("gold_data.dim_users")] == ["unknown"]
-    assert len(warehouse.table("gold_data.dim_dates")) == 366
+    days = [row["date_day"] for row in warehouse.table("gold_data.dim_dates")]
+    assert (min(days), max(days)) == (dt.date(2020, 1, 1), dt.date(today().year, 12, 31))
+
+
+@pytest.mark.slow
+def test_a_developer_s_datasets_stand_beside_the_shared_ones(
+    make_warehouse: Callable[[str], Warehouse],
+) -> None:
+    warehouse = make_warehouse("developer-project")
+    warehouse.environment["DBT_DATASET_PREFIX"] = "ana_"
+    warehouse.dbt("run", "--select", "pipeline_runs", "stg_ingestion_runs")
+    assert warehouse.tables("ana_silver_data").keys() == {"stg_ingestion_runs"}
+    assert warehouse.tables("ana_gold_data").keys() == {"pipeline_runs"}
+    assert warehouse.tables("silver_data") == {}
+    assert any("`bronze_data`.`ingestion_runs`" in job.sql for job in warehouse.jobs)
 
 
 @pytest.mark.slow

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 
 import msgspec
 import pytest
 
 from ingestion import json_array
 from ingestion.json_array import BadAnswer, split_records
-from ingestion.records import Id, Window, check_records
+from ingestion.records import Id, SeenIds, Window, check_records
 from tests.support.bytes_in_blocks import blocks_of
 
 
@@ -134,3 +135,19 @@ def test_an_id_that_stands_twice_refuses_the_answer_even_across_windows(
     windows = split_records(blocks_of(body, 5))
     with pytest.raises(BadAnswer, match=f"id {number} twice"):
         list(check_records(windows, Record))
+
+
+def test_ids_in_any_order_and_distance_are_seen_again_exactly() -> None:
+    chance = random.Random(6)
+    for _ in range(300):
+        ids, known = SeenIds(), set()
+        for _ in range(6):
+            start, step = chance.choice([0, 3, 50, 2**28 - 9, -4]), chance.choice([1, 2, 90, 2**30])
+            some = [start + step * number for number in range(chance.randrange(30))]
+            chance.shuffle(some)
+            some += chance.choice([[], some[:1]])
+            again = next((n for i, n in enumerate(some) if n in known or n in some[:i]), None)
+            assert ids.add(some) == again
+            if again is not None:
+                break
+            known.update(some)

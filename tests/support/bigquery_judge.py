@@ -11,13 +11,15 @@ from tests.support.googlesql import Column, GoogleSql, ZetaSQLError, output_colu
 from tests.support.table_reads import Catalog
 
 TYPE_OF = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL"}
+FIXTURE = re.compile(r"-- Fixture for (\w+)\n.*?\n\)", re.DOTALL)
 NODE_ID = re.compile(r'"node_id": "([\w.]+)"')
 
 
 class Verdict(NamedTuple):
     """What is known of one statement as sent; a script's parts are taken together.
 
-    `tables` has each table once per part that reads it, as BigQuery bills them.
+    `tables` has each table once per part that reads it, as BigQuery bills them: a view's are those
+    behind it, and making a view reads none.
     """
 
     node_id: str
@@ -52,6 +54,7 @@ class BigQueryJudge:
         )
 
         self._verdicts: dict[str, Verdict] = {}
+        self._json_columns: dict[str, list[str]] = {}
 
     def judge(self, statements: list[str]) -> list[Verdict]:
         """Return a verdict on each statement; one that was sent before keeps its verdict."""
@@ -64,14 +67,33 @@ class BigQueryJudge:
         node_id = NODE_ID.search(statement)
         verdict = Verdict(node_id[1] if node_id else "", statement, "", [], [])
         try:
-            for resolved in self.analyser.resolve(statement):
-                verdict.tables.extend(self._catalog.tables_read(resolved))
+            for resolved in self.analyser.resolve(self._with_types_of_json(statement)):
+                if resolved.DESCRIPTOR.name != "ResolvedCreateViewStmtProto":
+                    verdict.tables.extend(self._catalog.tables_read(resolved))
                 verdict.unbounded.extend(self._catalog.unbounded_reads(resolved))
                 if name := name_of_what_is_created(resolved):
+                    self._json_columns[name.split(".")[-1]] = [
+                        column.name for column in output_columns(resolved) if column.type == "JSON"
+                    ]
                     self.analyser.add_table(name, output_columns(resolved))
         except ZetaSQLError as error:
             return verdict._replace(refusal=str(error))
         return verdict
+
+    def _with_types_of_json(self, statement: str) -> str:
+        """Return a unit test's statement with the types that BigQuery's tables have.
+
+        dbt asks for the columns of the tables that the rows stand for, and bqemulator answers
+        STRING for a JSON column that a query made.
+        """
+
+        def typed(fixture: re.Match[str]) -> str:
+            rows = fixture[0]
+            for column in self._json_columns.get(fixture[1], []):
+                rows = rows.replace(f"as STRING) as `{column}`", f"as JSON) as `{column}`")
+            return rows
+
+        return FIXTURE.sub(typed, statement)
 
 
 def name_of_what_is_created(resolved: Any) -> str | None:

@@ -2,15 +2,15 @@
 
 The profile is the project's own, with another address and a token in place of credentials, so dbt
 writes what it writes for BigQuery. bqemulator cannot read the column list of CREATE TABLE ... AS,
-in which a contract puts types, NOT NULL and keys: it is cut after dbt has reported the statement.
+in which a contract puts types, NOT NULL and keys: it is recorded whole, and cut for the emulator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import yaml
@@ -20,6 +20,14 @@ from sqlglot.tokens import TokenType
 
 # dbt puts each part of a name into backticks
 NAME = (TokenType.IDENTIFIER, TokenType.DOT)
+
+
+class Job(NamedTuple):
+    """A query job as dbt asks for it."""
+
+    sql: str
+    maximum_bytes_billed: int | None
+
 
 send = BigQueryConnectionManager._query_and_results
 
@@ -58,11 +66,19 @@ def without_column_list(statement: str) -> str:
 
 
 @contextmanager
-def cut_for_the_emulator() -> Iterator[None]:
-    """Send, while the context lasts, what bqemulator reads of a statement."""
+def recorded_jobs(before_statement: Callable[[str], None]) -> Iterator[list[Job]]:
+    """Yield the list to which each job is added that dbt asks for while the context lasts.
 
-    def send_cut(self: Any, connection: Any, sql: str, *others: Any, **named: Any) -> Any:
-        return send(self, connection, without_column_list(sql), *others, **named)
+    What is sent, after `before_statement` was called with it, is what bqemulator reads of it.
+    """
+    jobs: list[Job] = []
+
+    def send_cut(
+        self: Any, connection: Any, sql: str, parameters: dict[str, Any], *others: Any, **named: Any
+    ) -> Any:
+        before_statement(sql)
+        jobs.append(Job(sql, parameters.get("maximum_bytes_billed")))
+        return send(self, connection, without_column_list(sql), parameters, *others, **named)
 
     with patch.object(BigQueryConnectionManager, "_query_and_results", send_cut):
-        yield
+        yield jobs

@@ -129,7 +129,7 @@ def carts_source() -> Iterator[CartsSource]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     source.url = f"http://127.0.0.1:{server.server_port}"
     try:
         yield source

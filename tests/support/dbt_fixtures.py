@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,12 @@ class History:
     tables: Tables = field(default_factory=dict)
     tables_after_another_run: Tables = field(default_factory=dict)
     tables_after_full_refresh: Tables = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """dbt's manifest of the project."""
+        found: dict[str, Any] = json.loads((self.warehouse.folder / "manifest.json").read_text())
+        return found
 
 
 @pytest.fixture(scope="session")
@@ -85,5 +92,5 @@ def history(make_warehouse: Callable[..., Warehouse]) -> History:
     # the shop's last day is three days ago
     with pytest.raises(DbtError, match="products_raw: error"):
         warehouse.dbt("source", "freshness")
-    made.freshness_sql = warehouse.sent
+    made.freshness_sql = [job.sql for job in warehouse.jobs]
     return made

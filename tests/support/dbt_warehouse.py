@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import subprocess
+import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
 from ingestion.project import PROJECT_FOLDER
-from tests.support.bigquery_target import cut_for_the_emulator, write_profile
+from tests.support.bigquery_target import Job, recorded_jobs, write_profile
 
 DBT_PROJECT = PROJECT_FOLDER / "ey_test_tech"
 SCHEMAS = PROJECT_FOLDER / "terraform" / "schemas"
 PARTITION_COLUMNS = {
     "products_raw": "_ingested_at",
     "users_raw": "_ingested_at",
+    "carts_raw": "_ingested_at",
     "carts_events_raw": "publish_time",
     "ingestion_runs": "started_at",
 }
@@ -38,8 +41,8 @@ class DbtError(AssertionError):
 class Warehouse:
     """Bronze, silver and gold of one project.
 
-    With the target `bigquery` dbt sends what it would send to BigQuery. `sent` has the statements
-    of the last dbt run, whether it succeeded or not.
+    With the target `bigquery` dbt asks what it would ask BigQuery. `jobs` has the query jobs of the
+    last dbt run, whether it succeeded or not.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Warehouse:
             "BQ_DATASET": "bronze_data",
             "DBT_TARGET": target,
         }
-        self.sent: list[str] = []
+        self.jobs: list[Job] = []
         write_profile(DBT_PROJECT, folder, environment["BIGQUERY_EMULATOR_HOST"])
         self.client = bigquery.Client(
             project=project_id,
@@ -68,7 +71,7 @@ class Warehouse:
         self.bucket.create()
 
     def empty(self) -> None:
-        """Drop everything and make the four bronze tables of Terraform's schema files anew."""
+        """Drop everything and make the bronze tables of Terraform's schema files anew."""
         for name in ("bronze_data", "silver_data", "gold_data"):
             self.client.delete_dataset(name, delete_contents=True, not_found_ok=True)
             self.client.create_dataset(name)
@@ -118,26 +121,19 @@ class Warehouse:
         names = sorted(table.table_id for table in self.client.list_tables(dataset))
         return {name: self.table(f"{dataset}.{name}") for name in names}
 
-    def dbt(self, *arguments: str) -> list[str]:
-        """Run dbt on this project; return the SQL statements it sent, in their order."""
-        self.sent = []
+    def dbt(
+        self, *arguments: str, before_statement: Callable[[str], None] = lambda _: None
+    ) -> list[str]:
+        """Run dbt on this project; return the SQL statements it sent, in their order.
 
-        def collect(event: Any) -> None:
-            if event.info.name == "SQLQuery":
-                self.sent.append(event.data.sql)
-
+        `before_statement` is called with each statement before it is sent: what it does happens
+        between two statements of this dbt.
+        """
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            with cut_for_the_emulator():
-                outcome = dbtRunner(callbacks=[collect]).invoke(
-                    [
-                        *("--quiet", "--no-use-colors", "--log-level-file", "none"),
-                        *arguments,
-                        *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(self.folder)),
-                        *("--target-path", str(self.folder)),
-                    ]
-                )
+            with recorded_jobs(before_statement) as self.jobs:
+                outcome = dbtRunner().invoke(self._command(*arguments, target=self.folder))
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -148,7 +144,31 @@ class Warehouse:
                 if result.status in ("error", "fail", "runtime error")
             ]
             raise DbtError("\n".join(problems) or str(outcome.exception))
-        return self.sent
+        return [job.sql for job in self.jobs]
+
+    def other_dbt(self, *arguments: str) -> None:
+        """Run another dbt to its end, in a process of its own as another machine would."""
+        finished = subprocess.run(
+            [
+                *(sys.executable, "-m", "dbt.cli.main"),
+                *self._command(*arguments, target=self.folder / "other"),
+            ],
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        if finished.returncode:
+            raise DbtError(finished.stdout)
+
+    def _command(self, *arguments: str, target: Path) -> list[str]:
+        return [
+            *("--quiet", "--no-use-colors", "--log-level-file", "none"),
+            *arguments,
+            *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(self.folder)),
+            *("--target-path", str(target)),
+        ]
 
 
 def comparable(rows: Iterable[Row]) -> list[tuple[tuple[str, Any], ...]]:

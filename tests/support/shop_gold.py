@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,16 +18,20 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 def gold(shop: Shop) -> dict[str, list[Row]]:
     """Return the rows of every gold table, by table."""
     lines = fact_cart_items(shop)
+    carts = fact_carts(shop, lines)
     return {
         "dim_products": dimension(shop, "products"),
         "dim_users": dimension(shop, "users"),
-        "dim_dates": dim_dates(line["date_day"] for line in lines),
+        "dim_dates": dim_dates(days_of(shop, carts)),
+        "cart_verification": [cart_verification(shop)],
+        "fact_carts": carts,
+        "fact_cart_events": fact_cart_events(shop),
         "fact_cart_items": lines,
-        "kpi_totals": [kpi_totals(lines)],
-        "kpi_days": kpi_days(lines),
+        "kpi_totals": [totals_of(carts) | cart_figures(carts)],
+        "kpi_days": kpi_days(carts),
         "kpi_products": kpi_products(shop, lines),
         "kpi_categories": kpi_categories(shop, lines),
-        "kpi_users": kpi_users(shop, lines),
+        "kpi_users": kpi_users(shop, carts),
         "kpi_cart_lifecycle": kpi_cart_lifecycle(shop),
         "pipeline_health": pipeline_health(shop),
         "pipeline_runs": pipeline_runs(shop),
@@ -91,8 +96,7 @@ def fact_cart_items(shop: Shop) -> list[Row]:
         for number, line in enumerate(cart["products"], start=1):
             product = shop.versions["products"].get(line["productId"])
             version = version_at(product, changed_at) if product else None
-            price = version.attributes["price"] if version else None
-            day = cart["date"]
+            price = price_of(shop, line["productId"], changed_at)
             rows.append(
                 {
                     "cart_item_key": f"{cart_id}-{number}",
@@ -104,7 +108,7 @@ def fact_cart_items(shop: Shop) -> list[Row]:
                     else "unknown",
                     "product_id": line["productId"],
                     "product_key": key_of(line["productId"], version) if version else "unknown",
-                    "date_day": dt.date.fromisoformat(day[:10]) if day else UNKNOWN_DAY,
+                    "date_day": day_of(cart),
                     "quantity": line["quantity"],
                     "unit_price": price,
                     "line_total": None if price is None else price * line["quantity"],
@@ -114,13 +118,117 @@ def fact_cart_items(shop: Shop) -> list[Row]:
     return rows
 
 
+def price_of(shop: Shop, product_id: int, moment: dt.datetime) -> Decimal | None:
+    """Return the list price of a product at a moment; None for an unknown one."""
+    versions = shop.versions["products"].get(product_id)
+    price: Decimal | None = version_at(versions, moment).attributes["price"] if versions else None
+    return price
+
+
+def day_of(cart: Row) -> dt.date:
+    """Return the cart's own day."""
+    return dt.date.fromisoformat(cart["date"][:10]) if cart["date"] else UNKNOWN_DAY
+
+
+def fact_carts(shop: Shop, lines: list[Row]) -> list[Row]:
+    """Return the carts that exist, empty ones too."""
+    by_cart = grouped(lines, "cart_id")
+    rows = []
+    for cart_id, (cart, changed_at) in shop.visible.items():
+        share = by_cart.get(cart_id, [])
+        figures = totals(share)
+        del figures["carts"]
+        rows.append(
+            {"cart_id": cart_id, "user_id": cart["userId"], "date_day": day_of(cart)}
+            | figures
+            | {
+                "lines_without_price": sum(line["unit_price"] is None for line in share),
+                "cart_changed_at": changed_at,
+            }
+        )
+    return rows
+
+
+def cart_verification(shop: Shop) -> Row:
+    """Return how the carts that the shop has compare with what the pipeline could see of them."""
+
+    def told(cart: Row) -> Any:
+        lines = sorted((line["productId"], line["quantity"]) for line in cart["products"])
+        return cart["userId"], cart["date"], lines
+
+    seen = {cart_id: told(cart) for cart_id, (cart, _) in shop.visible.items()}
+    true = {cart_id: told(cart) for cart_id, cart in shop.carts.items()}
+    extra = len(seen.keys() - true.keys())
+    is_held = extra > 2 and extra * 10 > len(seen) * 3
+    missing = len(true.keys() - seen.keys())
+    agreeing = sum(seen[cart_id] == true[cart_id] for cart_id in seen.keys() & true.keys())
+    different = len(seen.keys() & true.keys()) - agreeing
+    return {
+        "observed_at": shop.snapshot_at,
+        "carts": len(seen.keys() | true.keys()),
+        "agreeing": agreeing,
+        "missing": missing,
+        "extra": 0 if is_held else extra,
+        "different": different,
+        "unsettled": extra if is_held else 0,
+        "drifting": 0,
+        "is_verified": not (missing or different or (extra and not is_held)),
+    }
+
+
+def fact_cart_events(shop: Shop) -> list[Row]:
+    """Return the events with what their carts held before and after, at the event's prices."""
+
+    def held(cart: Row | None, moment: dt.datetime) -> tuple[int, Decimal]:
+        lines = cart["products"] if cart else []
+        value = sum(
+            (
+                (price_of(shop, line["productId"], moment) or Decimal()) * line["quantity"]
+                for line in lines
+            ),
+            Decimal(),
+        )
+        return sum(line["quantity"] for line in lines), value
+
+    rows = []
+    for event in shop.events:
+        units_before, value_before = held(event.before, event.event_at)
+        units_after, value_after = held(event.after, event.event_at)
+        rows.append(
+            {
+                "event_id": event.event_id,
+                "cart_id": event.cart_id,
+                "user_id": event.after["userId"] if event.after else None,
+                "event_type": event.event_type,
+                "is_snapshot": event.snapshot_size is not None,
+                "event_at": event.event_at,
+                "date_day": event.event_at.date(),
+                "generation": event.generation,
+                "sequence": event.sequence,
+                "units_before": units_before,
+                "units_after": units_after,
+                "value_before": value_before,
+                "value_after": value_after,
+                "published_date": event.published_date,
+            }
+        )
+    return rows
+
+
+def days_of(shop: Shop, carts: list[Row]) -> set[dt.date]:
+    """Return every day that gold joins on."""
+    happened = {event.event_at.date() for event in shop.events}
+    published = {day for day, counts in shop.health.items() if counts["deliveries"]}
+    return {cart["date_day"] for cart in carts} | happened | published
+
+
 def dim_dates(days: Iterable[dt.date]) -> list[Row]:
-    """Return the calendar from 2020 over the carts' days."""
+    """Return the calendar from 2020 over the days that are used, to the end of this year."""
     used = set(days)
     known = used - {UNKNOWN_DAY}
     first = min(known | {dt.date(2020, 1, 1)})
-    last = max(known | {dt.date(2020, 12, 31)})
-    calendar = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
+    last = max(known | {dt.date(dt.datetime.now(dt.UTC).year, 12, 31)})
+    all_days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
     return [
         {
             "date_day": day,
@@ -128,13 +236,20 @@ def dim_dates(days: Iterable[dt.date]) -> list[Row]:
             "quarter": (day.month + 2) // 3,
             "month": day.month,
             "day_of_month": day.day,
+            "iso_year": day.isocalendar().year,
             "iso_week": day.isocalendar().week,
             "iso_day_of_week": day.isoweekday(),
             "year_month": f"{day:%Y-%m}",
+            "iso_year_week": "{0.year}-W{0.week:02}".format(day.isocalendar()),
+            "month_name": calendar.month_name[day.month],
+            "day_name": calendar.day_name[day.weekday()],
+            "week_start": day - dt.timedelta(days=day.weekday()),
+            "month_start": day.replace(day=1),
+            "quarter_start": day.replace(day=1, month=(day.month + 2) // 3 * 3 - 2),
             "is_weekend": day.isoweekday() > 5,
             "is_unknown": day == UNKNOWN_DAY,
         }
-        for day in [*calendar, *(used & {UNKNOWN_DAY})]
+        for day in [*all_days, *(used & {UNKNOWN_DAY})]
     ]
 
 
@@ -148,13 +263,22 @@ def totals(lines: list[Row]) -> Row:
     }
 
 
-def cart_figures(lines: list[Row]) -> Row:
-    """Return the figures on whole carts."""
-    days = {line["date_day"] for line in lines} - {UNKNOWN_DAY}
-    figures = totals(lines)
-    carts = figures["carts"]
+def totals_of(carts: list[Row]) -> Row:
+    """Return the same figures from whole carts."""
     return {
-        "average_cart_value": rounded(figures["value"] / carts, 2) if carts else None,
+        "carts": len(carts),
+        "cart_lines": sum(cart["cart_lines"] for cart in carts),
+        "units": sum(cart["units"] for cart in carts),
+        "value": sum((cart["value"] for cart in carts), Decimal()),
+    }
+
+
+def cart_figures(carts: list[Row]) -> Row:
+    """Return the average and the span of whole carts."""
+    days = {cart["date_day"] for cart in carts} - {UNKNOWN_DAY}
+    value = sum((cart["value"] for cart in carts), Decimal())
+    return {
+        "average_cart_value": rounded(value / len(carts), 2) if carts else None,
         "first_cart_date": min(days, default=None),
         "last_cart_date": max(days, default=None),
     }
@@ -168,18 +292,13 @@ def grouped(lines: list[Row], column: str) -> dict[Any, list[Row]]:
     return groups
 
 
-def kpi_totals(lines: list[Row]) -> Row:
-    """Return the one row on the whole shop."""
-    return totals(lines) | cart_figures(lines)
-
-
-def kpi_days(lines: list[Row]) -> list[Row]:
+def kpi_days(carts: list[Row]) -> list[Row]:
     """Return the figures by the carts' day."""
     return [
         {"date_day": day}
-        | totals(share)
-        | {"lines_without_price": sum(line["unit_price"] is None for line in share)}
-        for day, share in grouped(lines, "date_day").items()
+        | totals_of(share)
+        | {"lines_without_price": sum(cart["lines_without_price"] for cart in share)}
+        for day, share in grouped(carts, "date_day").items()
     ]
 
 
@@ -216,15 +335,15 @@ def kpi_categories(shop: Shop, lines: list[Row]) -> list[Row]:
     ]
 
 
-def kpi_users(shop: Shop, lines: list[Row]) -> list[Row]:
+def kpi_users(shop: Shop, carts: list[Row]) -> list[Row]:
     """Return the figures by user, also of those without a cart."""
-    shares = grouped(lines, "user_id")
+    shares = grouped(carts, "user_id")
     rows = []
     for number in shop.versions["users"].keys() | shares.keys():
         version = shop.versions["users"].get(number, [Version({"city": "unknown"}, False, EPOCH)])[
             -1
         ]
-        figures = totals(shares.get(number, []))
+        figures = totals_of(shares.get(number, []))
         del figures["cart_lines"]
         rows.append(
             {
@@ -261,18 +380,32 @@ def kpi_cart_lifecycle(shop: Shop) -> list[Row]:
     ]
 
 
+def incomplete_snapshot(shop: Shop) -> dict[dt.date, int]:
+    """Return how many carts are missing of the newest snapshot, by the day of its first event."""
+    of_generation = grouped(
+        [vars(event) for event in shop.events if event.snapshot_size is not None], "generation"
+    )
+    newest = of_generation[max(of_generation)]
+    missing = newest[0]["snapshot_size"] - len(newest)
+    return {min(event["published_date"] for event in newest): missing} if missing else {}
+
+
 def pipeline_health(shop: Shop) -> list[Row]:
     """Return the pipeline's figures by day."""
     names = (
         "runs",
         "failed_runs",
+        "incomplete_runs",
         "records",
         "quarantined",
+        "rejected_records",
         "deliveries",
         "events",
         "duplicates",
         "rejected_events",
     )
+    incomplete = incomplete_snapshot(shop)
+    verification = cart_verification(shop)
     rows = []
     for day, counts in shop.health.items():
         milliseconds = [lag // dt.timedelta(milliseconds=1) for lag in shop.lags.get(day, [])]
@@ -281,6 +414,13 @@ def pipeline_health(shop: Shop) -> list[Row]:
             {"day": day}
             | {name: counts[name] for name in names}
             | {
+                "incomplete_snapshots": int(day in incomplete),
+                "missing_snapshot_carts": incomplete.get(day, 0),
+                "doubted_runs": 0,
+                "verified_through": verification["observed_at"]
+                if verification["is_verified"] and verification["observed_at"].date() == day
+                else None,
+                "drifting_carts": 0,
                 "average_lag_seconds": None if average is None else rounded(average / 1000, 3),
                 "max_lag_seconds": Decimal(max(milliseconds)) / 1000 if milliseconds else None,
             }

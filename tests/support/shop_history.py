@@ -48,6 +48,22 @@ class Version:
 
 
 @dataclass
+class Event:
+    """A change of a cart as it was published first, `before` and `after` as the API gave them."""
+
+    event_id: str
+    cart_id: int
+    event_type: str
+    event_at: dt.datetime
+    generation: str
+    sequence: int
+    snapshot_size: int | None
+    before: Row | None
+    after: Row | None
+    published_date: dt.date
+
+
+@dataclass
 class Shop:
     """A shop that changes at random, the pipeline that watches it, and the figures due.
 
@@ -68,6 +84,8 @@ class Shop:
     lags: dict[dt.date, list[dt.timedelta]] = field(default_factory=lambda: defaultdict(list))
     newest_runs: dict[str, Row] = field(default_factory=dict)
     loaded_at: dict[str, dt.datetime] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    snapshot_at: dt.datetime | None = None  # of the carts that a batch run read
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -120,6 +138,8 @@ class Shop:
         ]
         if self.random.random() < 0.2:
             lines.append(dict(lines[0]))
+        if self.random.random() < 0.1:
+            lines.clear()
         return {
             "id": cart_id,
             "userId": self.random.choice((*range(1, 7), 77)),
@@ -181,12 +201,28 @@ class Shop:
             if fate != "failed":
                 for row in rows:
                     self.bronze.append(Delivery(started_at, f"{entity}_raw", row))
+            self.health[started_at.date()]["incomplete_runs"] += fate == "incomplete"
+            self.health[started_at.date()]["rejected_records"] += fate == "rejected"
             status = "failed" if fate == "failed" else "loaded"
             if fate == "unrecorded":
                 continue
             self._record_run(run_id, entity, started_at, announced, quarantined, status)
             if fate in ("loaded", "quarantined", "rejected"):
                 self._observe(entity, seen, started_at, sees_absence=fate == "loaded")
+
+    def run_carts_batch(self, started_at: dt.datetime) -> None:
+        """Write a run of the carts, as the shop has them now."""
+        run_id = hashlib.md5(f"carts {started_at}".encode()).hexdigest()
+        for cart in self.carts.values():
+            row = {
+                "record": cart | {"products": cart["products"][::-1]},
+                "_run_id": run_id,
+                "_ingested_at": timestamp(started_at),
+                "_source_url": "https://fakestoreapi.com/carts",
+            }
+            self.bronze.append(Delivery(started_at, "carts_raw", row))
+        self._record_run(run_id, "carts", started_at, len(self.carts), 0, "loaded")
+        self.snapshot_at = started_at
 
     def _record_run(
         self,
@@ -342,6 +378,20 @@ class Shop:
         lag = dt.timedelta(milliseconds=self.random.randrange(100, 90_000))
         waits_in_outbox = self.random.random() < 0.1
         published_at = at + lag + (LATE if waits_in_outbox else dt.timedelta())
+        self.events.append(
+            Event(
+                document["id"],
+                cart_id,
+                kind,
+                at,
+                self.generation,
+                sequence,
+                snapshot_size,
+                before,
+                after,
+                published_at.date(),
+            )
+        )
         self.lags[published_at.date()].append(published_at - at)
         self.health[published_at.date()]["events"] += 1
         arrives_late = is_late or self.random.random() < 0.1
@@ -398,7 +448,7 @@ class Shop:
             self.health[at.date()]["rejected_events"] += 1
 
 
-def thirty_days(last_day: dt.date, seed: int = 1) -> Shop:
+def thirty_days(last_day: dt.date, seed: int = 2) -> Shop:
     """Return a shop after thirty days that end on `last_day`."""
     first_day = last_day - dt.timedelta(days=DAYS - 1)
     shop = Shop(first_day, seed)
@@ -424,4 +474,5 @@ def thirty_days(last_day: dt.date, seed: int = 1) -> Shop:
                 shop.poll(at)
         if number in (6, 21):
             shop.deliver_rubbish(midnight + dt.timedelta(hours=21))
+    shop.run_carts_batch(midnight + dt.timedelta(hours=7))
     return shop

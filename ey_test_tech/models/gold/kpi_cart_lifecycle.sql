@@ -36,7 +36,11 @@ lengths as (
     select
         date(deleted_at) as day,
         count(*) as whole_lives,
-        avg(timestamp_diff(deleted_at, first_seen_at, second)) as average_seconds
+        -- of an hour, in whole numbers, so that nothing is rounded twice
+        div(
+            (sum(timestamp_diff(deleted_at, first_seen_at, microsecond)) + 18000000 * count(*)),
+            (36000000 * count(*))
+        ) as hundredths
     from lives
     where
         is_birth_seen
@@ -61,7 +65,7 @@ select
     coalesce(events.deleted_carts, 0) as deleted_carts,
     coalesce(superseded.superseded_carts, 0) as superseded_carts,
     coalesce(lengths.whole_lives, 0) as whole_lives,
-    round(cast(lengths.average_seconds / 3600 as numeric), 2) as average_life_hours
+    cast(lengths.hundredths as numeric) / 100 as average_life_hours
 from days
 left join events on days.day = events.day
 left join superseded on days.day = superseded.day

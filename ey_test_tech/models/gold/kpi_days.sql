@@ -1,17 +1,17 @@
 with
 
-items as (
+carts as (
 
-    select * from {{ ref('fact_cart_items') }}
+    select * from {{ ref('fact_carts') }}
 
 )
 
 select
     date_day,
-    count(distinct cart_id) as carts,
-    count(*) as cart_lines,
-    sum(quantity) as units,
-    coalesce(sum(line_total), 0) as value,
-    countif(unit_price is null) as lines_without_price
-from items
+    count(*) as carts,
+    sum(cart_lines) as cart_lines,
+    sum(units) as units,
+    sum(value) as value,
+    sum(lines_without_price) as lines_without_price
+from carts
 group by date_day

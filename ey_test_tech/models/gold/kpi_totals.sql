@@ -1,21 +1,21 @@
 with
 
-items as (
+carts as (
 
-    select * from {{ ref('fact_cart_items') }}
+    select * from {{ ref('fact_carts') }}
 
 ),
 
 totals as (
 
     select
-        count(distinct cart_id) as carts,
-        count(*) as cart_lines,
-        coalesce(sum(quantity), 0) as units,
-        coalesce(sum(line_total), 0) as value,
+        count(*) as carts,
+        coalesce(sum(cart_lines), 0) as cart_lines,
+        coalesce(sum(units), 0) as units,
+        coalesce(sum(value), 0) as value,
         min(if(date_day = date '1900-01-01', null, date_day)) as first_cart_date,
         max(if(date_day = date '1900-01-01', null, date_day)) as last_cart_date
-    from items
+    from carts
 
 )
 

@@ -1,8 +1,8 @@
 with
 
-items as (
+carts as (
 
-    select * from {{ ref('fact_cart_items') }}
+    select * from {{ ref('fact_carts') }}
 
 ),
 
@@ -10,12 +10,12 @@ totals as (
 
     select
         user_id,
-        count(distinct cart_id) as carts,
-        sum(quantity) as units,
-        coalesce(sum(line_total), 0) as value,
+        count(*) as carts,
+        sum(units) as units,
+        sum(value) as value,
         min(if(date_day = date '1900-01-01', null, date_day)) as first_cart_date,
         max(if(date_day = date '1900-01-01', null, date_day)) as last_cart_date
-    from items
+    from carts
     group by user_id
 
 ),

@@ -5,6 +5,7 @@ with
 records as (
 
     select * from {{ source('bronze', 'products_raw') }}
+    where _ingested_at >= timestamp '1970-01-01'
 
 ),
 
@@ -31,5 +32,6 @@ select
         when product_id is null then 'no integer id'
         when price is null then 'price is no number'
         when price < 0 then 'price is negative'
+        when price > 1000000000 then 'price is over a billion'
     end as rejected_reason
 from typed

@@ -5,6 +5,7 @@ with
 records as (
 
     select * from {{ source('bronze', 'users_raw') }}
+    where _ingested_at >= timestamp '1970-01-01'
 
 ),
 

@@ -4,17 +4,34 @@ with
 
 snapshots as (
 
+    -- what was rejected of a snapshot has arrived too
     select *
-    from {{ ref('stg_cart_lifecycle_events') }}
-    where snapshot_size is not null
+    from {{ ref('int_cart_history') }}
+    where
+        event_type in ('created', 'rejected')
+        and snapshot_size is not null
+
+),
+
+counted as (
+
+    select
+        generation,
+        max(snapshot_size) as snapshot_size,
+        count(distinct coalesce(cast(cart_id as string), event_id)) as carts_arrived,
+        count(distinct if(event_type = 'rejected', event_id, null)) as carts_rejected,
+        min(published_date) as first_published_date,
+        coalesce(min(event_at), timestamp(min(published_date))) as snapshot_at
+    from snapshots
+    group by generation
 
 )
 
 select
-    generation,
-    max(snapshot_size) as snapshot_size,
-    count(distinct cart_id) as carts_arrived,
-    count(distinct cart_id) >= max(snapshot_size) as is_complete,
-    min(event_at) as snapshot_at
-from snapshots
-group by generation
+    *,
+    carts_arrived >= snapshot_size as is_complete,
+    coalesce(
+        max(if(carts_arrived >= snapshot_size, generation, null)) over () > generation,
+        false
+    ) as is_superseded
+from counted

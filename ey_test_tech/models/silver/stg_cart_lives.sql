@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='view') }}
 
 with
 
@@ -24,6 +24,19 @@ turns as (
 
 ),
 
+held as (
+
+    -- a snapshot whose record of the cart cannot be read does not say that the cart is gone
+    select distinct
+        cart_id,
+        generation
+    from {{ ref('int_cart_history') }}
+    where
+        event_type = 'rejected'
+        and cart_id is not null
+
+),
+
 vanished as (
 
     -- the first complete snapshot after the cart's creation that does not hold the cart
@@ -33,8 +46,12 @@ vanished as (
     from turns
     inner join complete_generations
         on turns.generation < complete_generations.generation
+    left join held
+        on turns.cart_id = held.cart_id
+        and complete_generations.generation = held.generation
     where
         turns.event_type = 'created'
+        and held.cart_id is null
         and (
             turns.next_generation is null
             or complete_generations.generation < turns.next_generation

@@ -1,57 +1,31 @@
 {{ config(materialized='table') }}
-{%- set window = rebuild_window('read_until') %}
 
 with
 
-new_events as (
+history as (
 
-    select
-        cart_id,
-        user_id,
-        cart_at,
-        products,
-        event_id,
-        event_type,
-        event_at,
-        generation,
-        sequence,
-        published_date
-    from {{ ref('stg_cart_events') }}
-    where {{ in_window('published_date', window) }}
-
-),
-
-known_and_new as (
-
-    select * from new_events
-    {% if has_earlier_rows() %}
-    union all
-    select
-        cart_id,
-        user_id,
-        cart_at,
-        products,
-        event_id,
-        event_type,
-        changed_at,
-        generation,
-        sequence,
-        published_date
-    from {{ this }}
-    {% endif %}
+    select * from {{ ref('int_cart_history') }}
 
 ),
 
 latest_events as (
 
-    -- never by arrival: a late event of an older state must not win
     select *
-    from known_and_new
-    qualify
-        row_number() over (
-            partition by cart_id
-            order by generation desc, sequence desc, event_at desc, event_id
-        ) = 1
+    from history
+    where is_newest
+
+),
+
+held as (
+
+    -- a snapshot whose record of the cart cannot be read does not say that the cart is gone
+    select distinct
+        cart_id,
+        generation
+    from history
+    where
+        event_type = 'rejected'
+        and cart_id is not null
 
 ),
 
@@ -72,12 +46,23 @@ superseded as (
     from latest_events
     inner join complete_generations
         on latest_events.generation < complete_generations.generation
+    left join held
+        on latest_events.cart_id = held.cart_id
+        and complete_generations.generation = held.generation
+    where held.cart_id is null
     group by latest_events.cart_id
 
 )
 
 select
-    latest_events.* except (event_at),
+    latest_events.cart_id,
+    latest_events.user_id,
+    latest_events.cart_at,
+    latest_events.products,
+    latest_events.event_id,
+    latest_events.event_type,
+    latest_events.generation,
+    latest_events.sequence,
     latest_events.event_at as changed_at,
     superseded.cart_id is not null as is_superseded,
     latest_events.event_type = 'deleted' or superseded.cart_id is not null as is_deleted,
@@ -85,11 +70,7 @@ select
         latest_events.event_type = 'deleted',
         latest_events.event_at,
         superseded.superseded_at
-    ) as deleted_at,
-    coalesce(
-        (select max(published_date) from new_events),
-        date '{{ window.start }}'
-    ) as read_until
+    ) as deleted_at
 from latest_events
 left join superseded
     on latest_events.cart_id = superseded.cart_id

@@ -17,7 +17,8 @@ select
     `bytes` as object_bytes,
     started_at,
     finished_at,
-    status
+    status,
+    replayed_run_id
 from runs
 qualify
     row_number() over (

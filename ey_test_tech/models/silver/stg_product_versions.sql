@@ -1,3 +1,5 @@
-{{ config(materialized='table') }}
+{{ config(materialized='view') }}
 
-{{ versions_of('products', 'product_id', ['title', 'category', 'price']) }}
+select *
+from {{ ref('int_product_history') }}
+where product_id is not null

@@ -1,3 +1,5 @@
-{{ config(materialized='table') }}
+{{ config(materialized='view') }}
 
-{{ versions_of('users', 'user_id', ['city']) }}
+select *
+from {{ ref('int_user_history') }}
+where user_id is not null

@@ -29,6 +29,8 @@ FILE_STEPS = [
 ALL_STEPS = [*FILE_STEPS, *BUCKET_STEPS]
 # what a poll that changes something passes
 POLL_STEPS = [step for step in BUCKET_STEPS if step != "letters-replayed"]
+# on both sides of the commit, and of the moment from which a bucket knows what has left
+TELLING_STEPS = ("state-uploaded", "head-committed", "round-recorded", "head-forgotten")
 
 
 @pytest.fixture
@@ -64,7 +66,13 @@ def check_all(pollers: BucketPollers, generations: int = 1) -> None:
     assert pollers.names("outbox/") == []
 
 
-@pytest.mark.parametrize("step", POLL_STEPS)
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, marks=[] if step in TELLING_STEPS else pytest.mark.slow)
+        for step in POLL_STEPS
+    ],
+)
 def test_a_cold_start_killed_at_any_step_is_one_whole_snapshot_on_another_disk(
     pollers: BucketPollers, step: str
 ) -> None:

@@ -271,6 +271,17 @@ def test_a_clock_set_back_leaves_the_event_store_in_the_order_of_publishing(worl
     assert published(world.folder) == world.sent
 
 
+def test_a_line_torn_at_midnight_does_not_stay_in_the_file_of_the_day_before(world: World) -> None:
+    poll_and_publish(world, cart(1))
+    (yesterday,) = (world.folder / "events" / "published").glob("*.jsonl")
+    with yesterday.open("ab") as file:
+        file.write(b'{"specversion":"1.0","id":"cut')
+    world.now += timedelta(days=1)
+    world.restart()
+    poll_and_publish(world, cart(1, 2))
+    assert published(world.folder) == world.sent
+
+
 def test_tombstones_are_lines_of_their_own_and_their_sequences_go_on(world: World) -> None:
     poll_and_publish(world, *(cart(each) for each in range(3000)))
     poll_and_publish(world, cart(0))

@@ -4,11 +4,18 @@
     record left the source (is_listed false) or came back.
 
     A run that is failed or incomplete is not seen at all, and only a run that lost nothing on
-    the way says that a record is gone. Versions that began before the window are carried over;
-    the last of each record is what the window's first run is compared with.
+    the way, and is not far smaller than the one before (int_believed_runs), says that a record is
+    gone.
+
+    The history has a row without a record for each run that it has read. The first day with a
+    complete run that it has not read, however late that run came, is the day from which on all
+    runs are read again; what began before is carried over, and the last version of each record is
+    what the first of these runs is compared with.
 #}
-{% macro versions_of(entity, key, attributes) %}
-{%- set window = rebuild_window('read_until') -%}
+{% macro history_of(entity, key, attributes) %}
+{%- set window = window_of_unread_runs(entity, key) -%}
+-- days {{ window.start }} to {{ window.end }}
+
 with
 
 window_runs as (
@@ -22,11 +29,16 @@ window_runs as (
             order by observed_at, run_id
             rows between 1 following and unbounded following
         ) as next_absence_at
-    from {{ ref('stg_entity_runs') }}
+    from {{ ref('int_believed_runs') }}
     where
         {{ in_window('ingested_date', window) }}
         and entity = '{{ entity }}'
         and is_complete
+
+),
+records as (
+
+    {{ records_of(entity, key, window) | indent(4) }}
 
 ),
 {% if has_earlier_rows() %}
@@ -50,10 +62,9 @@ observations as (
         records.run_id,
         window_runs.next_absence_at,
         false as is_carried
-    from {{ ref('stg_' ~ entity) }} as records
+    from records
     inner join window_runs
         on records.run_id = window_runs.run_id
-    where {{ in_window('records.ingested_date', window) }}
     {%- if has_earlier_rows() %}
     union all
     select
@@ -67,6 +78,7 @@ observations as (
         (select min(observed_at) from window_runs where shows_absence) as next_absence_at,
         true as is_carried
     from carried
+    where {{ key }} is not null
     qualify row_number() over (partition by {{ key }} order by changed_at desc, run_id desc) = 1
     {%- endif %}
 
@@ -166,15 +178,22 @@ versions as (
     where
         not is_carried
         and fingerprint is distinct from fingerprint_before
-    {%- if has_earlier_rows() %}
-    union all
-    select * except (read_until) from carried
-    {%- endif %}
 
 )
 
+select * from versions
+union all
 select
-    *,
-    coalesce((select max(ingested_date) from window_runs), date '{{ window.start }}') as read_until
-from versions
+    cast(null as int64) as {{ key }},
+    {%- for attribute in attributes %}
+    cast(null as {{ 'numeric' if attribute == 'price' else 'string' }}) as {{ attribute }},
+    {%- endfor %}
+    cast(null as bool) as is_listed,
+    observed_at as changed_at,
+    run_id
+from window_runs
+{%- if has_earlier_rows() %}
+union all
+select * from carried
+{%- endif %}
 {%- endmacro %}

@@ -1,0 +1,3 @@
+{{ config(materialized='table') }}
+
+{{ history_of('products', 'product_id', ['title', 'category', 'price']) }}

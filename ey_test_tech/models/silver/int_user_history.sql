@@ -1,0 +1,3 @@
+{{ config(materialized='table') }}
+
+{{ history_of('users', 'user_id', ['city']) }}

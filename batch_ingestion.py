@@ -212,7 +212,7 @@ def open_bronze(args: argparse.Namespace) -> Bronze:
     return Bronze(
         storage=settings.storage_client(project_id),
         bigquery=settings.bigquery_client(project_id, args.region),
-        bucket_name=settings.require(args.bucket_name, "GCS_BUCKET_NAME", "--bucket-name"),
+        bucket_name=settings.require_bucket(args.bucket_name, "GCS_BUCKET_NAME", "--bucket-name"),
         dataset_id=settings.require(args.dataset_id, "BQ_DATASET", "--dataset-id"),
         limits=Limits(args.cloud_timeout),
         commands=commands(args),

@@ -77,6 +77,7 @@ from ingestion.settings import (
     ConfigurationError,
     load_environment,
     require,
+    require_bucket,
     setting,
 )
 from ingestion.source import Answer, FetchFailed, fetch, open_session, public_url
@@ -278,11 +279,12 @@ def open_replica(args: argparse.Namespace, binding: Binding, stop: Stop) -> Repl
     from ingestion.carts.bucket_replica import open_bucket
 
     project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
+    bucket_name = require_bucket(args.state_bucket, "STATE_BUCKET_NAME", "--state-bucket")
     # between two polls of a loop the head is kept
     lease_seconds = args.lease_seconds + (0 if args.once else args.poll_interval)
     return open_bucket(
         project_id,
-        args.state_bucket,
+        bucket_name,
         args.state_file,
         args.events_dir,
         binding,
@@ -509,9 +511,12 @@ def ending_of(error: Exception, args: argparse.Namespace) -> tuple[int, str]:
                 "first, or give this one a --state-file and an --events-dir of its own."
             )
         case MadeForAnotherError():
+            place = "a --state-file and an --events-dir"
+            if args.state_bucket:
+                place = "a --state-bucket"
             return 2, (
-                f"{error}: give this run a --state-file and an --events-dir of its own, or begin "
-                f"a new snapshot here with '{begin_anew}'."
+                f"{error}: give this run {place} of its own, or begin a new snapshot here with "
+                f"'{begin_anew}'."
             )
         case ConfigurationError():
             return 2, str(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ DEFAULT_KEY_FILE = PROJECT_FOLDER / "credentials" / "gcp-key.json"
 DEFAULT_API_URL = "https://fakestoreapi.com"
 # what stands in the committed .env until somebody edits it
 PLACEHOLDERS = frozenset({"your-project-id", "your-project-id-raw-data-2026-xyz"})
+
+# https://cloud.google.com/storage/docs/buckets#naming
+BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 
 class ConfigurationError(Exception):
@@ -93,6 +97,17 @@ def require(value: str | None, name: str, flag: str) -> str:
             f"{name} is still the placeholder '{value}': edit {name} in .env, or give {flag}."
         )
     return value
+
+
+def require_bucket(value: str | None, name: str, flag: str) -> str:
+    """Return the name of a bucket, or raise ConfigurationError where it is missing or none."""
+    bucket_name = require(value, name, flag)
+    if not BUCKET_NAME.fullmatch(bucket_name):
+        raise ConfigurationError(
+            f"{bucket_name!a} is no name of a bucket: give {flag}, or {name} in .env, as small "
+            "letters, digits, '-', '_' and '.', without gs:// before it."
+        )
+    return bucket_name
 
 
 def credentials(emulator_variable: str = "") -> Credentials:

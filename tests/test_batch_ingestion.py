@@ -632,6 +632,10 @@ def test_the_log_goes_to_stderr_and_the_table_to_stdout(
             ["--project-id", "p", "--bucket-name", "your-project-id-raw-data-2026-xyz"],
             "GCS_BUCKET_NAME is still",
         ),
+        (
+            ["--project-id", "p", "--bucket-name", "gs://raw"],
+            "'gs://raw' is no name of a bucket: give --bucket-name",
+        ),
     ],
 )
 def test_wrong_configuration_ends_with_exit_2_and_what_to_edit(

@@ -32,7 +32,7 @@ from ingestion.carts.bucket_objects import (
     newest_generation,
     newest_label,
 )
-from ingestion.carts.checkpoint import Binding
+from ingestion.carts.checkpoint import Binding, Checkpoint
 from ingestion.carts.event_batch import Batch
 from ingestion.carts.head import Head, HeadLease, PendingBatch
 from ingestion.carts.publishing import RoundResult
@@ -92,6 +92,9 @@ class BucketReplica(Replica):
         # what the outbox holds is in the head, so that it may be published
         self._is_committed = False
         self._elsewhere: StateElsewhere | None = None
+        # a state and pending batches that nobody has any more: a new snapshot makes up for them
+        self._lost_state: StateError | None = None
+        self._gone: set[str] = set()
         self._noted: dict[str, Any] = {}
 
     def begin_poll(self) -> None:
@@ -122,6 +125,11 @@ class BucketReplica(Replica):
     def state_elsewhere(self) -> StateElsewhere | None:
         """Return what the head says of a state that has not been fetched."""
         return self._elsewhere
+
+    def check_state(self) -> None:
+        """Raise StateError where the state could not be fetched, and its header is not known."""
+        if self._lost_state:
+            raise self._lost_state
 
     def fetch_state(self) -> None:
         """Fetch the state; StateError where the object has gone."""
@@ -200,27 +208,36 @@ class BucketReplica(Replica):
         return True
 
     def _rebuild(self, head: Head, *, is_new: bool) -> None:
-        self._copy.rebuild(head, self._objects, is_new=is_new)
+        here = self._copy.checkpoint()
+        self._gone = self._copy.rebuild(head, self._objects, is_new=is_new)
         if not head.checkpoint:
-            self._remember_lost_generations()
+            self._remember_lost_generations(here)
         if is_new:
             letters = self._copy.rebuild_dead_letters(head, self._objects)
             acknowledged = self._copy.exchange_published(head, self._objects)
             label = head.pending[0].file.removesuffix(".jsonl") if head.pending else ""
             self._events.begin(letters, label, acknowledged)
             self._copy.new_quarantine()
-        self._elsewhere = None
+        self._elsewhere = self._lost_state = None
         if head.state and not self._copy.has_state(head.state):
             if head.header:
                 self._elsewhere = StateElsewhere(f"{head.epoch}/{head.state.name}", head.header)
-            else:
+                return
+            try:
                 self.fetch_state()
+            except StateError as error:
+                self._lost_state = error
 
-    def _remember_lost_generations(self) -> None:
+    def _remember_lost_generations(self, here: Checkpoint | None) -> None:
         """Let a new generation sort after all of those whose head has been lost."""
-        newest = newest_generation(self._objects)
+        known = (newest_generation(self._objects), here.generation if here else None)
+        newest = max(filter(None, known), default=None)
         if newest:
-            log.warning("the head is gone: a new snapshot follows on generation=%s", newest)
+            log.warning(
+                "the bucket has no state, and generation=%s was begun before: a new snapshot of "
+                "all carts follows on it",
+                newest,
+            )
             self._copy.write_lost_checkpoint(self._binding, newest)
 
     def _written(self, batch: Batch | None, *, is_state_saved: bool) -> dict[str, Any]:
@@ -235,7 +252,8 @@ class BucketReplica(Replica):
             name = f"outbox/{label_of(batch)}.{self._names.unique()}.jsonl"
             stored = self._objects.upload_once(name, batch.path)
             pending = PendingBatch(batch.path.name, batch.header().events, stored)
-            changes["pending"] = (*self._lease.head.pending, pending)
+            before = (each for each in self._lease.head.pending if each.file not in self._gone)
+            changes["pending"] = (*before, pending)
             failpoint("batch-uploaded")
         if is_state_saved:
             header = read_header(self._copy.state_file)

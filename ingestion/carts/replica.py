@@ -69,6 +69,9 @@ class Replica:
         """Return what is known of the state while its file is not here; None where it is."""
         return None
 
+    def check_state(self) -> None:
+        """Raise StateError where there is a state of which the file has gone."""
+
     def fetch_state(self) -> None:
         """Put the state's file here; called before the first look at its carts."""
 

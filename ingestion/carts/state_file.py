@@ -64,6 +64,7 @@ class StateFile:
 
     def load(self) -> None:
         """Read the header; StateError where there is a state that cannot be used."""
+        self._replica.check_state()
         elsewhere = self._replica.state_elsewhere()
         try:
             self.header = elsewhere.header if elsewhere else load_header(self.path)

@@ -11,6 +11,7 @@ from ingestion.carts.outbox import EventFolder
 from ingestion.carts.replica import Replica
 from ingestion.carts.state_file import StateFile
 from ingestion.durable_files import AnotherWriterError, single_writer
+from ingestion.settings import ConfigurationError
 
 if TYPE_CHECKING:
     from ingestion.carts.head import Head
@@ -52,11 +53,19 @@ def print_status(status: Status, *, as_json: bool) -> None:
 
 
 def status_of_disk(state: StateFile, events: EventFolder) -> Status:
-    """Return the status of local files; StateError where they cannot be read."""
+    """Return the status of local files; StateError where they cannot be read.
+
+    ConfigurationError where they are a working copy, which is what some poll has left here.
+    """
     state.load()
     events.checkpoint.load()
     checkpoint, header = events.checkpoint.current, state.header
     binding = checkpoint.binding if checkpoint else None
+    if binding and binding.state_file.startswith("gs://"):
+        raise ConfigurationError(
+            f"{state.path} is a working copy of {binding.state_file}: give --state-bucket to see "
+            "what is so there."
+        )
     return Status(
         source=binding.source if binding else None,
         destination=binding.destination if binding else None,
@@ -82,7 +91,7 @@ def status_of_bucket(head: Head) -> Status:
         waiting=sum(batch.events for batch in head.pending),
         dead_letters=head.dead_letters,
         held_deletions=head.held_deletions,
-        holder=f"{head.holder} until {head.lease_end}" if head.holder else None,
+        holder=f"{head.holder} until {head.lease_end.isoformat()}" if head.lease_end else None,
     )
 
 

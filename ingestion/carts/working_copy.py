@@ -7,6 +7,7 @@ head's, and `published/` goes on: it has what left while this disk was there, th
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,6 +26,8 @@ from ingestion.carts.state_file import LastPoll, last_poll_file
 from ingestion.durable_files import replace_file
 from ingestion.objects import ObjectFolder, StoredObject, crc32c_of_file
 from ingestion.settings import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 
 class WorkingCopy:
@@ -66,12 +69,15 @@ class WorkingCopy:
             return None
         return note.observed_at
 
-    def rebuild(self, head: Head, objects: ObjectFolder, *, is_new: bool) -> None:
-        """Make what a poll goes on from what the head says, and drop a state that is another."""
+    def rebuild(self, head: Head, objects: ObjectFolder, *, is_new: bool) -> set[str]:
+        """Make what a poll goes on from what the head says, and drop a state that is another.
+
+        Returns the files of those batches whose objects have gone.
+        """
         # the first to come and the last to go: it says whose working copy this is
         if head.checkpoint and (is_new or not _is_same(self.checkpoint(), head.checkpoint)):
             self.write_checkpoint(head.checkpoint, Position())
-        self._rebuild_outbox(head, objects)
+        gone = self._rebuild_outbox(head, objects)
         if head.last_good_poll and head.checkpoint:
             note = LastPoll(head.checkpoint.generation, head.last_good_poll)
             file = last_poll_file(self.state_file)
@@ -83,6 +89,7 @@ class WorkingCopy:
             self.state_file.touch()
         if not head.checkpoint:
             CheckpointFile(self.events_dir).path.unlink(missing_ok=True)
+        return gone
 
     def rebuild_dead_letters(self, head: Head, objects: ObjectFolder) -> set[str]:
         """Make the dead letters those of the bucket, and return the names of their objects."""
@@ -106,10 +113,11 @@ class WorkingCopy:
         """
         if not head.checkpoint:
             return []
-        if not head.pending:
+        batches = filter(None, map(batch_at, self._outbox.glob("*")))
+        batch = min(batches, key=label_of, default=None)
+        if not batch:
             self.write_checkpoint(head.checkpoint, self._store.position())
             return []
-        batch = min(filter(None, map(batch_at, self._outbox.glob("*"))), key=label_of)
         # were the clocks to differ by more, it would leave once more
         day = day_before(batch.header().observed_at)
         self.write_checkpoint(head.checkpoint, Position(day))
@@ -166,7 +174,7 @@ class WorkingCopy:
                     self._quarantined[path.stem] += len(lines)
         return found
 
-    def _rebuild_outbox(self, head: Head, objects: ObjectFolder) -> None:
+    def _rebuild_outbox(self, head: Head, objects: ObjectFolder) -> set[str]:
         pending = {batch.file: batch.stored for batch in head.pending}
         for path in self._outbox.glob("*"):
             stored = pending.get(path.name)
@@ -174,8 +182,14 @@ class WorkingCopy:
                 del pending[path.name]
             elif stored or batch_at(path):
                 path.unlink()
+        gone = set()
         for name, stored in pending.items():
-            _fetch(stored, objects, self._outbox / name)
+            try:
+                _fetch(stored, objects, self._outbox / name)
+            except FileNotFoundError as error:
+                log.warning("%s, and the head counts on it", error)
+                gone.add(name)
+        return gone
 
 
 def _is_same(here: Checkpoint | None, there: Checkpoint) -> bool:

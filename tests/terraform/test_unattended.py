@@ -332,6 +332,22 @@ def test_each_alert_has_an_address_and_a_runbook_of_commands_that_exist(plan: Pl
             assert flags <= flags_of(STAGES[script]), address
 
 
+@pytest.mark.parametrize("page", ["docs/unattended.md", "terraform/README.md"])
+def test_a_page_on_running_unattended_names_what_there_is(job: Plan, page: str) -> None:
+    text = (PROJECT_FOLDER / page).read_text(encoding="utf-8")
+    files = "\n".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.tf"))
+    made = {str(values.get("name") or values.get("account_id")) for values in job.values()}
+    assert set(re.findall(r"`?\b(fake-store-[a-z]+)\b", text)) <= made
+    outputs = set(re.findall(r'^output "(\w+)"', files, re.M))
+    assert set(re.findall(r"output -raw (\w+)", text)) <= outputs
+    variables = set(re.findall(r'^variable "(\w+)"', files, re.M))
+    given = re.findall(r"-var=(\w+)=|`(\w+)` in the `\.tfvars`|`(\w+) = [^`]+`", text)
+    assert {name for match in given for name in match if name} <= variables
+    for script, rest in re.findall(r"python (\S+\.py)([^`|\n#]*)", text):
+        stage = {**STAGES, "start_apis_GCP.py": start_apis_GCP}[script]
+        assert set(re.findall(r"--[a-z][a-z-]+", rest)) <= flags_of(stage), (script, rest)
+
+
 def test_absence_is_told_within_what_monitoring_can_look_back_on(plan: Plan) -> None:
     for policy in of(plan, "google_monitoring_alert_policy.absence").values():
         absent = policy["conditions"][0]["condition_absent"][0]

@@ -19,6 +19,7 @@ import near_realtime_ingestion_2 as stage
 from local_gcp.servers import LocalGcp
 from tests.support.bucket_pollers import LEASE_SECONDS, BucketPollers, bucket_pollers
 from tests.support.cart_histories import (
+    KILLED,
     CartsSource,
     Ended,
     carts_source,
@@ -341,6 +342,27 @@ def test_a_bucket_that_is_not_there_is_one_sentence(
     assert "The bucket nowhere-at-all does not exist: make it with" in ended.log
 
 
+@pytest.mark.parametrize("name", ["gs://local-state", "Local State", "-x-"])
+@pytest.mark.parametrize("flags", [[], ["--status"]])
+def test_what_is_no_name_of_a_bucket_is_one_sentence(
+    pollers: BucketPollers, flags: list[str], name: str
+) -> None:
+    ended = refused(pollers, "disk", *flags, f"--state-bucket={name}")
+    assert ended.code == 2
+    assert f"'{name}' is no name of a bucket: give --state-bucket" in ended.log
+    assert pollers.storage.requests == []
+
+
+def test_another_source_is_refused_with_a_bucket_of_its_own_as_the_way_out(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    pollers.source.url += "/v2"
+    ended = refused(pollers, "b", bucket=pollers.bucket.name)
+    assert ended.code == 2
+    assert "give this run a --state-bucket of its own, or begin a new snapshot" in ended.log
+
+
 def status(pollers: BucketPollers, *flags: str, bucket: bool = True) -> Ended:
     name = pollers.bucket.name if bucket else ""
     return refused(pollers, "disk", "--status", *flags, bucket=name)
@@ -377,6 +399,13 @@ def test_status_says_what_is_so_on_the_disk(pollers: BucketPollers) -> None:
     assert status(pollers, bucket=False).summary["holder"] == f"pid {loop.pid}"
 
 
+def test_status_of_a_working_copy_sends_to_the_bucket(pollers: BucketPollers) -> None:
+    pollers.poll("disk")
+    told = status(pollers, bucket=False)
+    assert told.code == 2
+    assert f"is a working copy of gs://{pollers.bucket.name}/near_realtime/" in told.log
+
+
 def test_a_dry_run_shows_what_differs_from_the_bucket_and_writes_nothing(
     pollers: BucketPollers, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -400,9 +429,14 @@ def test_a_lost_head_costs_a_second_snapshot_that_sorts_later(pollers: BucketPol
     check_guarantees(pollers.pubsub.documents, pollers.source)
 
 
-def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers) -> None:
+@pytest.mark.parametrize("member", ["", "header"])
+def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers, member: str) -> None:
     pollers.poll("a")
     (name,) = pollers.names("state/")
+    head = head_of(pollers)
+    # a long one is not in the head
+    head.pop(member, None)
+    pollers.bucket.blob("near_realtime/head.json").upload_from_string(json.dumps(head), timeout=10)
     pollers.bucket.blob(name).delete(timeout=10)
     pollers.source.put(1, (9, 9))
     stopped = pollers.poll("b")
@@ -411,6 +445,46 @@ def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers) -> 
     assert "--new-snapshot" in stopped.log()
     assert pollers.poll("b", "--new-snapshot").end() == 0
     check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+def test_an_emptied_bucket_is_told_and_the_disk_still_knows_what_was_begun(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    # as a poller whose clock was ahead had begun it
+    checkpoint = pollers.folder / "a" / "events" / "checkpoint.json"
+    lost = json.loads(checkpoint.read_bytes())
+    lost["generation"] = "20991122T100000000Z-00000000"
+    checkpoint.write_text(json.dumps(lost))
+    for name in pollers.names():
+        pollers.bucket.blob(name).delete(timeout=10)
+    again = pollers.poll("a")
+    assert again.summary()["created"] == 5
+    assert f"generation={lost['generation']} was begun before" in again.log()
+    assert min(json.loads(each)["generation"] for each in pollers.published()) > lost["generation"]
+
+
+def test_a_pending_batch_that_has_gone_stops_the_poll_and_a_new_snapshot_makes_up_for_it(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    pollers.source.put(1, (1, 7))
+    assert pollers.poll("a", failpoint="head-committed").end() == KILLED
+    head = pollers.bucket.blob("near_realtime/head.json")
+    kept = head.download_as_bytes(timeout=10)
+    time.sleep(LEASE_SECONDS)
+    assert pollers.poll("b").summary()["published"] == 1
+    # somebody puts the head back, and what it counts on has been deleted
+    head.upload_from_string(kept, timeout=10)
+    time.sleep(LEASE_SECONDS)
+    stopped = pollers.poll("c")
+    assert stopped.end() == 1
+    assert "has gone" in stopped.log()
+    assert "--new-snapshot" in stopped.log()
+    assert pollers.poll("c", "--new-snapshot").end() == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+    assert pollers.poll("d").summary()["waiting"] == 0
+    assert head_of(pollers).get("pending", []) == []
 
 
 def test_a_head_that_was_put_back_with_its_state_gives_no_sequence_twice(

@@ -110,7 +110,11 @@ def test_what_is_swapped_in_is_what_the_next_holder_finds(
 ) -> None:
     first, second = lease_of("a"), lease_of("b")
     assert first.take() == Head(
-        epoch=1, holder="a", nonce=first.head.nonce, lease_end="2026-11-22T00:01:00+00:00"
+        epoch=1,
+        holder="a",
+        nonce=first.head.nonce,
+        lease_end=datetime(2026, 11, 22, 0, 1, tzinfo=UTC),
+        lease_seconds=60.0,
     )
     first.swap(state=STATE, pending=(PENDING,), last_good_poll="2026")
     first.release(carts=7)
@@ -148,6 +152,29 @@ def test_who_sleeps_past_the_lease_is_fenced(
     assert second.look() == second.head
     with pytest.raises(LeaseHeldError):
         sleeper.take()
+
+
+def test_a_lease_of_a_clock_that_is_days_ahead_is_not_waited_for(
+    lease_of: Callable[[str], HeadLease], clock: Clock
+) -> None:
+    ahead, second = lease_of("a"), lease_of("b")
+    clock.seconds = 2 * 24 * 3600.0
+    ahead.take()
+    clock.seconds = 0.0
+    assert second.take().epoch == 2
+    with pytest.raises(LeaseLostError, match="b has taken"):
+        ahead.swap(state=STATE)
+
+
+def test_a_lease_of_a_clock_that_is_minutes_ahead_is_waited_for(
+    lease_of: Callable[[str], HeadLease], clock: Clock
+) -> None:
+    ahead, second = lease_of("a"), lease_of("b")
+    clock.seconds = 300.0
+    ahead.take()
+    clock.seconds = 0.0
+    with pytest.raises(LeaseHeldError):
+        second.take()
 
 
 def test_who_wakes_before_anybody_came_goes_on(
@@ -223,6 +250,8 @@ def test_a_403_that_stands_for_a_412_is_read_again(
         (b"[]", "is not a head"),
         (b"", "is not a head"),
         (b'{"format":2,"epoch":1}', "has format 2, and this version"),
+        (b'{"holder":"a","lease_end":"soon"}', "is not a head"),
+        (b'{"holder":"a","lease_end":"2026-11-22T00:01:00"}', "is not a head"),
     ],
 )
 def test_a_head_that_cannot_be_read_is_no_cold_start(

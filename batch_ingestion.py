@@ -8,15 +8,9 @@ which is uploaded to Cloud Storage, loaded into {dataset}.{entity}_raw by one lo
 recorded in {dataset}.ingestion_runs. Each step happens once, however often it is repeated: a
 killed or waiting run is finished by the same command with its --run-id, or by --resume.
 
-<<<<<<< HEAD
-Records that are not valid go to raw/quarantine/... with the reason; more than a tenth of them,
-if they are more than two, fail the entity, as does any answer that is not a list of records, or
-is longer than 2 GB when unpacked. One entity's failure leaves the others alone.
-=======
 Records that are not valid go to raw/quarantine/... with the reason; more than two, and more
-than a tenth of all, fail the entity, as does any answer that is not a list of records. One
-entity's failure leaves the others alone.
->>>>>>> batch
+than a tenth of all, fail the entity, as does any answer that is not a list of records, or is
+longer than 2 GB when unpacked. One entity's failure leaves the others alone.
 
 exit codes:
   0  done

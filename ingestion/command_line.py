@@ -19,11 +19,19 @@ from ingestion.settings import ConfigurationError
 class _Pipe(io.FileIO):
     """A file whose reader may go away: the work matters, not who reads about it."""
 
+    tolerated: type[OSError] = BrokenPipeError
+
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except self.tolerated:
             return len(data)
+
+
+class _LogFile(_Pipe):
+    """The log, which may also find its disk full: it is no result."""
+
+    tolerated = OSError
 
 
 def run(main: Callable[[], int]) -> NoReturn:
@@ -76,5 +84,6 @@ def _standard_file(number: int, given: TextIO | None) -> TextIO:
         given.reconfigure(errors="backslashreplace")
         return given
     encoding = given.encoding if given is not None else "utf-8"
-    pipe = io.BufferedWriter(_Pipe(number, "w", closefd=False))
+    kind = _LogFile if number == 2 else _Pipe
+    pipe = io.BufferedWriter(kind(number, "w", closefd=False))
     return io.TextIOWrapper(pipe, encoding, "backslashreplace", line_buffering=number == 2)

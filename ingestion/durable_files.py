@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # every durable step of the near-real-time stage, in the order in which a poll takes them;
 # "-torn" is half of a write, "-written" is on the disk but not yet under its name
@@ -59,6 +65,8 @@ HELD_FILE_SECONDS = 2.0 if os.name == "nt" else 0.0
 FAILPOINTS_ARMED = ("FAILPOINTS_ARMED", "this process may kill itself")
 
 _READ_BYTES = 1 << 16
+# of linux/fs.h: the generation of an inode, which tells two files apart that had its number
+_FS_IOC_GETVERSION = 0x80087601
 _passages: Counter[str] = Counter()
 
 
@@ -91,7 +99,7 @@ def replace_file(path: Path, blocks: Iterable[bytes], step: str, *, durable: boo
     `durable=False` leaves out the fsync, for a file whose loss in a power cut costs nothing.
     """
     make_folder(path.parent)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_of(path)
     try:
         with _naming(path), temporary.open("wb") as file:
             for block in blocks:
@@ -109,6 +117,28 @@ def replace_file(path: Path, blocks: Iterable[bytes], step: str, *, durable: boo
     if durable:
         _fsync_folder(path.parent)
     failpoint(f"{step}-replaced")
+
+
+def temporary_of(path: Path) -> Path:
+    """Return where the next content of `path` is written, before it is renamed."""
+    return path.with_name(path.name + ".tmp")
+
+
+def identity_of(path: Path) -> str:
+    """Return what a file keeps when it is moved, and what no copy of it has.
+
+    Empty where the file system does not say: ext4, xfs and btrfs do, most shared folders do not,
+    and on those the number of an inode may change by itself.
+    """
+    if fcntl is None:
+        return ""
+    try:
+        with path.open("rb") as file:
+            generation = fcntl.ioctl(file, _FS_IOC_GETVERSION, bytes(8))
+            number = os.fstat(file.fileno()).st_ino
+    except OSError:
+        return ""
+    return f"{number}.{int.from_bytes(generation, sys.byteorder)}"
 
 
 def append_lines(path: Path, lines: Iterable[bytes], step: str) -> None:
@@ -174,7 +204,8 @@ def single_writer(path: Path) -> Iterator[None]:
     except Timeout:
         raise AnotherWriterError(_read_pid(pid_file)) from None
     try:
-        pid_file.write_text(str(os.getpid()))
+        with _naming(pid_file):
+            pid_file.write_text(str(os.getpid()))
         yield
     finally:
         pid_file.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,3 +85,14 @@ def test_each_module_has_its_tests_where_the_tree_says() -> None:
     assert {
         folder for folder in folders if folder.name not in ("benchmarks", "reporting")
     } <= tested
+
+
+def test_no_merge_was_left_half_done() -> None:
+    folders = [path.parent for path in MODULES] + [PROJECT_FOLDER / "docs"]
+    texts = {path for folder in folders for path in folder.glob("*") if path.is_file()}
+    marked = [
+        str(path)
+        for path in sorted(texts)
+        if re.search(rb"^(<<<<<<<|>>>>>>>) ", path.read_bytes(), re.MULTILINE)
+    ]
+    assert marked == []

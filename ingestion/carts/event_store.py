@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -121,12 +122,12 @@ class EventStore:
                 ids.add(event_id_of(letter))
         return ids
 
-    def sequences_published_since(self, position: Position, generation: str) -> dict[int, str]:
-        """Return the highest sequence of each cart among what left after `position`."""
+    def sequences_since(self, position: Position, generation: str) -> dict[int, str]:
+        """Return the highest sequence of each cart among dead letters and what left since then."""
         highest: dict[int, str] = {}
-        for line in self.published_since(position):
+        for document in chain(self.published_since(position), self._dead_events()):
             with suppress(ValueError):
-                event = _decode_sequenced(line)
+                event = _decode_sequenced(document)
                 if event.generation == generation:
                     cart_id = event.data.cart_id
                     highest[cart_id] = max(highest.get(cart_id, ""), event.sequence)
@@ -135,11 +136,9 @@ class EventStore:
     def newest_generation(self, position: Position) -> str:
         """Return the newest generation among dead letters and what left after `position`."""
         newest = ""
-        letters = (letter for path in self.dead_letter_files() for letter in dead_letters_in(path))
-        for documents in (self.published_since(position), letters):
-            for document in documents:
-                with suppress(ValueError):
-                    newest = max(newest, _decode_addressed(document).generation)
+        for document in chain(self.published_since(position), self._dead_events()):
+            with suppress(ValueError):
+                newest = max(newest, _decode_addressed(document).generation)
         return newest
 
     def dead_letter_files(self) -> list[Path]:
@@ -150,6 +149,9 @@ class EventStore:
         """Return how many lines lie among the dead letters, damaged ones too."""
         lines = (line for path in self.dead_letter_files() for line in read_lines(path))
         return sum(1 for line in lines if line.strip())
+
+    def _dead_events(self) -> Iterator[bytes]:
+        return chain.from_iterable(map(dead_letters_in, self.dead_letter_files()))
 
     def _append(self, folder: Path, lines: Sequence[bytes]) -> None:
         if not lines:

@@ -83,6 +83,11 @@ def recover(
         log.warning("recovered an interrupted poll batch=%s", batch.path.name)
     if state.header and checkpoint:
         _check_that_nothing_newer_left(state, events, checkpoint)
+    if events.checkpoint.copied_from and not ignores_state:
+        raise StateError(
+            f"{events.checkpoint.path} is a copy, and nobody can tell whether its original has "
+            f"gone on. Nothing was changed."
+        )
 
 
 def empty_state(binding: Binding, generation: str) -> StateHeader:
@@ -102,17 +107,17 @@ def _check_that_nothing_newer_left(
 ) -> None:
     """Raise StateError where the event store knows more than the state.
 
-    State and checkpoint of before were put back together, and the event store was not.
+    State and checkpoint of before were put back together, and event store and dead letters not.
     """
     is_superseded = events.store.newest_generation(checkpoint.published) > checkpoint.generation
-    highest = events.store.sequences_published_since(checkpoint.published, checkpoint.generation)
+    highest = events.store.sequences_since(checkpoint.published, checkpoint.generation)
     if highest:
         state.bring_here()
     known = read_sequences(state.path, highest) if highest else {}
     if is_superseded or any(
         sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()
     ):
-        raise StateError(f"{state.path} does not know the last events published: {OLD_COPY}")
+        raise StateError(f"{state.path} does not know the last events: {OLD_COPY}")
 
 
 def _adopt(batch: Batch, state: StateFile, binding: Binding) -> None:

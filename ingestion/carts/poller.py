@@ -195,10 +195,11 @@ class Poller:
         return Findings(compare(known, reading), known, held)
 
     def _begin_generation(self, fetched: FetchedCarts, findings: Findings) -> StateHeader:
-        """Make a generation durable that sorts after all that this events folder has seen."""
+        """Make a generation durable that sorts after all that state and events folder have seen."""
         if not findings.comparison.changes:
             raise BadAnswer("The answer holds no valid cart to begin with.")
-        generation = generation_after(fetched.observed_at, self._events.newest_generation())
+        newest = max(self._events.newest_generation(), self._state.generation_here())
+        generation = generation_after(fetched.observed_at, newest)
         self._state.set_aside()
         published = self._events.store.position()
         self._events.checkpoint.begin(self._binding, generation, published)

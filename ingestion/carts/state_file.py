@@ -7,6 +7,7 @@ outbox, in the running process as after a kill: `StateFile.follow` is the only w
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ingestion.carts.changes import CREATED, signature
-from ingestion.carts.event_batch import Batch
+from ingestion.carts.event_batch import GENERATION, Batch
 from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.replica import Replica
 from ingestion.carts.state import (
@@ -28,6 +29,7 @@ from ingestion.carts.state import (
     encode_line,
     load_header,
     raw_hash,
+    read_header,
     read_index,
     save_state,
 )
@@ -98,6 +100,14 @@ class StateFile:
         """Return raw hash → cart id of the known carts."""
         self.bring_here()
         return read_index(self.path) if self.header else {}
+
+    def generation_here(self) -> str:
+        """Return the generation of what lies here, gone on with or not; empty where none can."""
+        try:
+            generation = read_header(self.path).generation
+        except (OSError, ValueError, CorruptStateError):
+            return ""
+        return generation if re.fullmatch(GENERATION, generation) else ""
 
     def set_aside(self) -> None:
         """Rename what lies here and is not gone on with; an older one of that name goes."""

@@ -57,7 +57,7 @@ STAGES: list[Callable[[str, Path], str]] = [batch, poll]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("ending", ["| true", "2>&1 | true", "2>&-", "<&- 2>&- >&-"])
+@pytest.mark.parametrize("ending", ["| true", "2>&1 | true", "2>&-", "2>/dev/full", "<&- 2>&- >&-"])
 def test_who_reads_along_does_not_matter_to_the_work(
     tmp_path: Path, stage: object, ending: str
 ) -> None:

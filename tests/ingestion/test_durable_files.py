@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ingestion import durable_files
-from ingestion.durable_files import append_lines, make_folder, read_lines, replace_file
+from ingestion.durable_files import (
+    append_lines,
+    identity_of,
+    make_folder,
+    read_lines,
+    replace_file,
+    single_writer,
+)
 
 
 def test_the_parents_of_a_new_folder_are_made_durable_too(
@@ -33,6 +41,32 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         replace_file(file, blocks(), "any")  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert file.read_bytes() == b"old"
+
+
+def test_a_disk_without_room_for_a_pid_is_told_with_the_file(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*/any\.pid"):
+            single_writer(tmp_path / "any").__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_is_moved_keeps_its_identity_and_what_is_copied_does_not(tmp_path: Path) -> None:
+    file, moved, copy = (tmp_path / name for name in ("file", "moved", "copy"))
+    file.write_bytes(b"x")
+    identity = identity_of(file)
+    if not identity:
+        pytest.skip("this file system does not tell a file from its copy")
+    file.rename(moved)
+    assert identity_of(moved) == identity
+    shutil.copy2(moved, copy)
+    moved.unlink()
+    shutil.copy2(copy, moved)  # perhaps with the number of the one that has gone
+    assert len({identity, identity_of(copy), identity_of(moved)}) == 3
 
 
 def test_a_file_that_a_reader_holds_is_replaced_once_it_is_free(

@@ -274,10 +274,12 @@ def test_what_has_left_of_a_batch_is_not_sent_again_after_a_kill(
 def test_a_torn_line_of_the_event_store_is_sent_again_and_repaired(world: World) -> None:
     world.poll(cart(1), cart(2))
     (batch,) = outbox(world.folder)
-    before = {path: path.read_bytes() for path in (batch, world.events.checkpoint.path)}
+    before = {path: path.with_suffix(".kept") for path in (batch, world.events.checkpoint.path)}
+    for path, kept in before.items():
+        kept.hardlink_to(path)
     world.publish()
-    for path, content in before.items():
-        path.write_bytes(content)
+    for path, kept in before.items():
+        kept.replace(path)
     (store,) = (world.folder / "events" / "published").glob("*.jsonl")
     store.write_bytes(store.read_bytes()[:-20])
     world.restart()

@@ -18,6 +18,7 @@ from ingestion.carts.publishing import Rejection, RoundResult
 from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.replica import Replica
 from ingestion.carts.state import StateError
+from ingestion.durable_files import identity_of
 from tests.support.cart_histories import (
     Document,
     check_no_sequence_twice,
@@ -31,7 +32,12 @@ from tests.support.cart_world import START, World, all_down, cart
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return World(tmp_path, accept_deletes=True)
+    return World(tmp_path / "world", accept_deletes=True)
+
+
+needs_identity = pytest.mark.skipif(
+    not identity_of(Path(__file__)), reason="this file system does not tell a file from its copy"
+)
 
 
 def poll_and_publish(world: World, *records: Document) -> None:
@@ -69,6 +75,18 @@ def test_state_and_checkpoint_put_back_together_are_refused(world: World) -> Non
     files = (world.state_file, world.events.checkpoint.path)
     old = [path.read_bytes() for path in files]
     poll_and_publish(world, cart(1, 2), cart(2))
+    for path, content in zip(files, old, strict=True):
+        path.write_bytes(content)
+    with pytest.raises(StateError, match="does not know the last events"):
+        world.restart()
+
+
+def test_what_is_among_the_dead_letters_tells_of_an_old_state_and_checkpoint(world: World) -> None:
+    poll_and_publish(world, cart(1))
+    files = (world.state_file, world.events.checkpoint.path)
+    old = [path.read_bytes() for path in files]
+    world.poll(cart(1, 2))
+    world.publish(lambda events, _: RoundResult([], [Rejection(each, "no") for each in events]))
     for path, content in zip(files, old, strict=True):
         path.write_bytes(content)
     with pytest.raises(StateError, match="does not know the last events"):
@@ -136,11 +154,55 @@ def test_an_outbox_of_a_cold_start_is_adopted_by_no_other_state_file(world: Worl
 
 def test_state_and_events_folder_can_be_moved_together(world: World, tmp_path: Path) -> None:
     poll_and_publish(world, cart(1))
-    shutil.copytree(world.folder, moved := tmp_path / "moved")
+    world.folder.rename(moved := tmp_path.with_name("moved"))
     other = World(moved)
     other.restart()
     other.poll(cart(1, 2))
     assert [event["sequence"] for event in other.new_events()] == ["0000000002"]
+
+
+@needs_identity
+@pytest.mark.parametrize("is_in_place", [False, True])
+def test_state_and_events_folder_put_back_together_are_refused(
+    world: World, tmp_path: Path, is_in_place: bool
+) -> None:
+    poll_and_publish(world, cart(1))
+    shutil.copytree(world.folder, backup := tmp_path / "backup")
+    for quantity in (2, 3):
+        poll_and_publish(world, cart(1, quantity))
+    if not is_in_place:
+        shutil.rmtree(world.folder)
+    shutil.copytree(backup, world.folder, dirs_exist_ok=True)
+    with pytest.raises(StateError, match=r"checkpoint\.json is a copy"):
+        world.restart()
+    world.restart(is_new_snapshot=True)
+    poll_and_publish(world, cart(1, 4))
+    world.restart()
+    poll_and_publish(world, cart(1, 5))
+    check_no_sequence_twice(world.sent)
+    assert fold(world.sent) == expected(world)
+
+
+@needs_identity
+def test_a_copy_stays_one_until_its_new_snapshot_is_taken(world: World, tmp_path: Path) -> None:
+    world.poll(cart(1))
+    shutil.copytree(world.folder, copied := tmp_path / "copied")
+    shutil.rmtree(world.folder)
+    copied.rename(world.folder)
+    world.restart(is_new_snapshot=True)
+    assert world.publish().published == 1
+    with pytest.raises(StateError, match="is a copy"):
+        world.restart()
+
+
+@needs_identity
+def test_a_copy_beside_its_original_is_refused(world: World, tmp_path: Path) -> None:
+    poll_and_publish(world, cart(1))
+    shutil.copytree(world.folder, copied := tmp_path / "copied")
+    with pytest.raises(StateError, match="is a copy"):
+        World(copied)
+    world.restart()
+    poll_and_publish(world, cart(1, 2))
 
 
 @pytest.mark.parametrize("changed", ["source", "destination"])
@@ -225,7 +287,7 @@ def test_a_batch_that_has_left_is_not_published_again_when_its_file_is_put_back(
     assert (outbox(world.folder), world.publish().published) == ([], 0)
 
 
-@pytest.mark.parametrize("seen_in", ["checkpoint", "outbox", "published", "dead_letter"])
+@pytest.mark.parametrize("seen_in", ["checkpoint", "outbox", "published", "dead_letter", "state"])
 def test_a_generation_sorts_after_all_that_were_seen_whatever_the_clock_says(
     world: World, seen_in: str
 ) -> None:
@@ -236,8 +298,11 @@ def test_a_generation_sorts_after_all_that_were_seen_whatever_the_clock_says(
     elif seen_in != "outbox":
         world.publish()
     ahead = world.state()["generation"]
-    world.state_file.unlink()
-    if seen_in != "checkpoint":
+    if seen_in == "state":
+        shutil.rmtree(world.folder / "events")
+    else:
+        world.state_file.unlink()
+    if seen_in not in ("checkpoint", "state"):
         world.events.checkpoint.path.unlink()
     world.now = START
     world.restart(is_new_snapshot=True)
@@ -361,6 +426,8 @@ class Operator:
         self.world = world
         self.dice = dice
         self.copies: list[dict[Path, bytes]] = []
+        self.backups: list[dict[Path, bytes]] = []
+        self.first = self.latest = world.now - timedelta(days=4000)
         self.deeds: list[Callable[[], None]] = [
             self.poll,
             self.poll,
@@ -368,6 +435,8 @@ class Operator:
             self.lose_reach,
             self.copy,
             self.put_back,
+            self.back_up,
+            self.put_all_back,
             self.lose_state,
             self.share_the_folder,
             self.change_destination,
@@ -376,6 +445,7 @@ class Operator:
 
     def act(self) -> None:
         self.dice.choice(self.deeds)()
+        self.latest = max(self.latest, self.world.now + timedelta(days=1))
 
     def poll(self) -> None:
         ids = self.dice.sample(range(1, 7), self.dice.randint(1, 6))
@@ -398,6 +468,21 @@ class Operator:
                 path.write_bytes(copy[path])
             self.world.restart()
 
+    def back_up(self) -> None:
+        self.backups.append(
+            {path: path.read_bytes() for path in self.world.folder.rglob("*") if path.is_file()}
+        )
+
+    def put_all_back(self) -> None:
+        """Nothing here knows any more of a clock that was ahead, so from now on it is right."""
+        self.world.now = self.first = self.latest
+        if self.backups and identity_of(Path(__file__)):
+            shutil.rmtree(self.world.folder, ignore_errors=True)
+            for path, content in self.dice.choice(self.backups).items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.world.restart()
+
     def lose_state(self) -> None:
         self.world.state_file.unlink(missing_ok=True)
         if self.dice.random() < 0.5:
@@ -411,7 +496,8 @@ class Operator:
         self.world.restart()
 
     def set_the_clock(self) -> None:
-        self.world.now += timedelta(days=self.dice.randint(-400, 400))
+        moved = self.world.now + timedelta(days=self.dice.randint(-400, 400))
+        self.world.now = max(self.first, moved)
 
     def obey(self) -> None:
         """Do what the messages say: let what waits leave for its destination, then begin anew."""

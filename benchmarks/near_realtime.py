@@ -34,6 +34,8 @@ from typing import Any
 BLOCK_BYTES = 1 << 18
 CHANGED_SHARE = 0.01
 TOPIC = "bench-near-realtime"
+ORDERING_KEYS = 16
+SHARED_KEYS = f"ours, {ORDERING_KEYS} ordering keys"
 PROJECT = "local-project"
 
 Figures = dict[str, float]
@@ -188,12 +190,12 @@ def publish(events: int, how: str) -> Figures:
     return measured(lambda: PUBLISHERS[how](documents))
 
 
-def publish_ours(documents: list[bytes]) -> None:
+def publish_ours(documents: list[bytes], ordering_keys: int | None = None) -> None:
     """Publish as the stage does."""
     from ingestion.carts.publisher import PubSubPublisher
     from ingestion.carts.publishing import ROUND_EVENTS
 
-    with PubSubPublisher(PROJECT, TOPIC, lambda: False, 30) as publisher:
+    with PubSubPublisher(PROJECT, TOPIC, lambda: False, 30, ordering_keys) as publisher:
         for start in range(0, len(documents), ROUND_EVENTS):
             result = publisher.publish(documents[start : start + ROUND_EVENTS])
             if result.stopped_by or result.rejected:
@@ -216,7 +218,11 @@ def publish_batching(documents: list[bytes]) -> None:
         future.result(timeout=600)
 
 
-PUBLISHERS = {"ours": publish_ours, "batching": publish_batching}
+PUBLISHERS: dict[str, Callable[[list[bytes]], None]] = {
+    "ours": publish_ours,
+    SHARED_KEYS: lambda documents: publish_ours(documents, ORDERING_KEYS),
+    "batching": publish_batching,
+}
 
 
 def make_topic() -> None:
@@ -348,7 +354,7 @@ def bench_publishing(events: int, rounds: int) -> None:
         make_topic()
         # a Java program is slow at first
         run_alone("publish", "5000", "ours")
-        samples: dict[str, list[Figures]] = {"ours": [], "batching": []}
+        samples: dict[str, list[Figures]] = {how: [] for how in PUBLISHERS}
         for _ in range(rounds):
             for how, measurements in samples.items():
                 measurements.append(run_alone("publish", str(events), how))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 
-from ingestion.carts.changes import Cart, CartLine, check_date, latest_date
+from ingestion.carts.changes import Cart, CartLine, check_date, check_dates, latest_date
 from ingestion.carts.state import raw_hash
 from ingestion.json_array import BadAnswer, split_records, top_level_values
 from ingestion.json_defects import defect_of, may_have_defects
@@ -34,16 +35,41 @@ class BadCart(NamedTuple):
     reason: str
 
 
+class FreshCarts(Mapping[int, FreshCart]):
+    """The fresh carts by id, kept as the bytes that came: a million decoded ones are a gigabyte."""
+
+    def __init__(self) -> None:
+        self._raws: dict[int, bytes] = {}
+
+    def add(self, cart_id: int, raw: msgspec.Raw) -> None:
+        """Keep the bytes of a valid cart."""
+        self._raws[cart_id] = bytes(raw)
+
+    def __getitem__(self, cart_id: int) -> FreshCart:
+        raw = self._raws[cart_id]
+        return FreshCart(raw_hash(raw), _decode_cart(raw))
+
+    def __contains__(self, cart_id: object) -> bool:
+        return cart_id in self._raws
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._raws)
+
+    def __len__(self) -> int:
+        return len(self._raws)
+
+
 @dataclass(frozen=True)
 class Reading:
     """An answer: the ids known by their bytes, and all other records by id."""
 
     same: set[int]
-    fresh: dict[int, FreshCart]
+    fresh: FreshCarts
     bad: dict[int, BadCart]
 
 
 _decode_cart = msgspec.json.Decoder(Cart).decode
+_decode_carts = msgspec.json.Decoder(list[Cart]).decode
 # the members of a cart, and of each of its lines
 _CART_MEMBERS = tuple(field.encode_name for field in msgspec.structs.fields(Cart))
 _LINE_MEMBERS = tuple(field.encode_name for field in msgspec.structs.fields(CartLine))
@@ -60,7 +86,7 @@ def read_answer(
     so it is when it is empty, when an id stands in two records, and when too many are bad.
     """
     same: set[int] = set()
-    fresh: dict[int, FreshCart] = {}
+    fresh = FreshCarts()
     bad: dict[int, BadCart] = {}
     others: dict[int, BadCart] = {}
     latest = latest_date(received_at)
@@ -75,14 +101,14 @@ def read_answer(
         carts = _check([window[place] for place in unknown], latest)
         for place, cart in zip(unknown, carts, strict=True):
             if isinstance(cart, Cart):
-                fresh[cart.id] = FreshCart(hashes[place], cart)
+                fresh.add(cart.id, window[place])
             else:
                 first, *rest = _ids_of(cart.raw)
                 bad[first] = cart
                 others.update(dict.fromkeys(rest, cart))
     if not records:
         raise BadAnswer("answered an empty list")
-    if len(same) < known or len(same | fresh.keys() | bad.keys()) < records:
+    if len(same) < known or len(same.union(fresh, bad)) < records:
         raise BadAnswer("answered a list that holds an id twice")
     if bad and too_many_bad(len(bad), records):
         reason = next(iter(bad.values())).reason
@@ -91,16 +117,23 @@ def read_answer(
     return Reading(same, fresh, others | bad)
 
 
-def _check(raws: list[msgspec.Raw], latest: datetime) -> Iterator[Cart | BadCart]:
-    """Yield each record as a cart, or with the reason why it is none."""
-    carts = [_cart_of(raw, latest) for raw in raws]
-    good = [cart for cart in carts if isinstance(cart, Cart)]
-    lines = sum(len(cart.products) for cart in good)
-    counts = dict.fromkeys(_CART_MEMBERS, len(good)) | dict.fromkeys(_LINE_MEMBERS, lines)
-    is_clean = len(good) == len(raws) and not may_have_defects(raws, b",".join(raws), counts)
-    for raw, cart in zip(raws, carts, strict=True):
-        reason = None if is_clean else defect_of(bytes(raw), counts)
-        yield BadCart(bytes(raw), reason) if reason else cart
+def _check(raws: list[msgspec.Raw], latest: datetime) -> Iterable[Cart | BadCart]:
+    """Return each record as a cart, or with the reason why it is none."""
+    array = b"[%b]" % b",".join(raws)
+    with suppress(ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        good: list[Cart] = _decode_carts(array)
+        check_dates([cart.date for cart in good], latest)
+        lines = sum(len(cart.products) for cart in good)
+        counts = dict.fromkeys(_CART_MEMBERS, len(good)) | dict.fromkeys(_LINE_MEMBERS, lines)
+        if not may_have_defects(raws, array, counts):
+            return good
+    members = {*_CART_MEMBERS, *_LINE_MEMBERS}
+    return [_closely_checked(raw, members, latest) for raw in raws]
+
+
+def _closely_checked(raw: msgspec.Raw, members: set[str], latest: datetime) -> Cart | BadCart:
+    reason = defect_of(bytes(raw), members)
+    return BadCart(bytes(raw), reason) if reason else _cart_of(raw, latest)
 
 
 def _cart_of(raw: msgspec.Raw, latest: datetime) -> Cart | BadCart:

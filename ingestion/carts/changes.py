@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple
 
@@ -28,24 +28,30 @@ GATE_INTERVALS = 3
 GATE_SLACK = 0.1
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+# that of a cart that has never been seen before
+FIRST_SEQUENCE = "0000000001"
+SIGNATURE_BYTES = hashlib.sha256().digest_size
 
 # silver believes a cart's date from 1970 to ten years from the day on which it is built
 YEARS_AHEAD = 10
 _ZONE = r"(?:[Zz]|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)"
+# as JavaScript writes a date, and so the Fake Store; one a line
+_USUAL_DATES = re.compile(r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\n)*", re.ASCII)
 _DATE = re.compile(rf"\d{{4}}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{{1,6}})?{_ZONE}?)?", re.ASCII)
 
 # BigQuery's integers; JSON has longer ones
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class CartLine(msgspec.Struct, frozen=True, rename="camel"):
+class CartLine(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """One product of a cart; the same product may stand on two lines."""
 
     product_id: Int64
     quantity: Int64
 
 
-class Cart(msgspec.Struct, frozen=True, rename="camel"):
+class Cart(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """A cart as the API gives it, `__v` and unknown members apart; `date` keeps its spelling."""
 
     id: Int64
@@ -75,13 +81,13 @@ class PollContext(NamedTuple):
     snapshot_size: int | None
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """Stands in the events of a cold start: how many carts the whole snapshot has."""
 
     size: int
 
 
-class EventData(msgspec.Struct, frozen=True, kw_only=True):
+class EventData(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The cart before and after, and the span of time in which it changed."""
 
     cart_id: int
@@ -92,7 +98,7 @@ class EventData(msgspec.Struct, frozen=True, kw_only=True):
     observed_before: str
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A CloudEvents 1.0 document in structured mode."""
 
     specversion: str
@@ -128,6 +134,16 @@ def check_date(date: str, latest: datetime) -> None:
         raise ValueError(f"date is not between 1970 and {YEARS_AHEAD} years from now")
 
 
+def check_dates(dates: Sequence[str], latest: datetime) -> None:
+    """Raise ValueError where check_date does for one of them; usual ones are checked at once."""
+    if _USUAL_DATES.fullmatch("\n".join((*dates, ""))):
+        instants = msgspec.convert(dates, list[datetime])
+        if min(instants, default=EPOCH) >= EPOCH and max(instants, default=latest) <= latest:
+            return
+    for date in dates:
+        check_date(date, latest)
+
+
 def latest_date(now: datetime) -> datetime:
     """Return the last date that is believed in a cart that is read at `now`."""
     return now + YEARS_AHEAD * timedelta(days=365)
@@ -150,8 +166,8 @@ def signature(cart: Cart) -> str:
     The date counts as an instant and the product lines as a multiset: their order does not
     count, the same product on two lines does. Raises ValueError where the date is none.
     """
-    microseconds = (instant_of(cart.date) - EPOCH) // timedelta(microseconds=1)
-    lines = sorted((line.product_id, line.quantity) for line in cart.products)
+    microseconds = (instant_of(cart.date) - EPOCH) // _MICROSECOND
+    lines = sorted([(line.product_id, line.quantity) for line in cart.products])
     canonical = [cart.id, cart.user_id, microseconds, lines]
     return hashlib.sha256(msgspec.json.encode(canonical)).hexdigest()
 

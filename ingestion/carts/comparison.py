@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ingestion.carts.answer import Reading
-from ingestion.carts.changes import Change, detect_changes
+from ingestion.carts.answer import FreshCarts, Reading
+from ingestion.carts.changes import (
+    CREATED,
+    SIGNATURE_BYTES,
+    Change,
+    detect_changes,
+    signature,
+)
 from ingestion.carts.state import KnownCart
 
 
 class Comparison(NamedTuple):
     """The changes, and the carts that are the same but written differently."""
 
-    changes: list[Change]
+    changes: Collection[Change]
     rewritten: list[KnownCart]
+
+
+class CreatedCarts(Collection[Change]):
+    """The changes where no cart was known before: made anew each time, as a million take room.
+
+    Only the signatures are kept, which take long.
+    """
+
+    def __init__(self, fresh: FreshCarts) -> None:
+        """Decode nothing yet."""
+        self._fresh = fresh
+        self._signatures = bytearray()
+
+    def __iter__(self) -> Iterator[Change]:
+        return (change for _, change in self.with_raw_hashes())
+
+    def with_raw_hashes(self) -> Iterator[tuple[bytes, Change]]:
+        """Yield the changes in cart-id order, each with the hash of the cart's bytes."""
+        known = self._signatures
+        for place, cart_id in enumerate(sorted(self._fresh)):
+            raw_hash, cart = self._fresh[cart_id]
+            start = place * SIGNATURE_BYTES
+            if start == len(known):
+                known += bytes.fromhex(signature(cart))
+            signed = known[start : start + SIGNATURE_BYTES].hex()
+            yield raw_hash, Change(CREATED, cart_id, None, cart, None, signed)
+
+    def __len__(self) -> int:
+        return len(self._fresh)
+
+    def __contains__(self, change: object) -> bool:
+        return any(change == each for each in self)
 
 
 def missing_ids(index: Mapping[bytes, int], reading: Reading) -> frozenset[int]:
@@ -38,6 +76,8 @@ def hashes_to_compare(
 
 def compare(known: Mapping[int, KnownCart], reading: Reading) -> Comparison:
     """Return what differs between the `known` carts that are to be compared and an answer."""
+    if not known:
+        return Comparison(CreatedCarts(reading.fresh), [])
     before = {cart_id: line.cart for cart_id, line in known.items()}
     after = {cart_id: fresh.cart for cart_id, fresh in reading.fresh.items()}
     changes = list(detect_changes(before, after))

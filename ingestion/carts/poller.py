@@ -25,7 +25,13 @@ from ingestion.carts.changes import (
     make_event,
 )
 from ingestion.carts.checkpoint import Binding, generation_after
-from ingestion.carts.comparison import Comparison, compare, hashes_to_compare, missing_ids
+from ingestion.carts.comparison import (
+    Comparison,
+    CreatedCarts,
+    compare,
+    hashes_to_compare,
+    missing_ids,
+)
 from ingestion.carts.event_batch import Batch, BatchHeader, format_time
 from ingestion.carts.opening import empty_state, load, recover
 from ingestion.carts.outbox import EventFolder
@@ -130,12 +136,11 @@ class Poller:
             self._replica.commit(None, is_state_saved=False)
             return PollResult(False, self._state.header.cart_count if self._state.header else 0)
         findings = self._find(fetched.reading, fetched)
-        is_cold_start = self._state.header is None
         header = self._state.header or self._begin_generation(fetched, findings)
         bad = self._quarantine(fetched.reading.bad, header.quarantined)
         batch = None
         if findings.comparison.changes:
-            batch = self._commit_batch(findings, header, observed_at, is_cold_start)
+            batch = self._commit_batch(findings, fetched.reading, header, observed_at)
         self._save(header, findings, fetched, fetched.reading, batch, bad)
         self._ignores_state = False
         self._replica.commit(batch, is_state_saved=True)
@@ -160,7 +165,7 @@ class Poller:
         if fetched.reading is None:
             return [], HeldDeletions()
         findings = self._find(fetched.reading, fetched)
-        return findings.comparison.changes, findings.held
+        return list(findings.comparison.changes), findings.held
 
     def _fetch(self) -> FetchedCarts:
         """Ask the source; FetchFailed or BadAnswer where its answer cannot be believed."""
@@ -206,7 +211,7 @@ class Poller:
         return empty_state(self._binding, generation)
 
     def _commit_batch(
-        self, findings: Findings, header: StateHeader, observed_at: str, is_cold_start: bool
+        self, findings: Findings, reading: Reading, header: StateHeader, observed_at: str
     ) -> Batch:
         """Make the poll's events durable."""
         changes = findings.comparison.changes
@@ -215,9 +220,9 @@ class Poller:
             generation=header.generation,
             observed_after=self._state.last_good_poll,
             observed_before=observed_at,
-            snapshot_size=len(changes) if is_cold_start else None,
+            snapshot_size=None if self._state.header else len(changes),
         )
-        created = {change.cart_id for change in changes if change.before is None}
+        created = frozenset(reading.fresh).difference(findings.known)
         sequences = read_sequences_of_deleted(self._state.path, created)
         sequences.update((cart_id, line.sequence) for cart_id, line in findings.known.items())
         documents = (
@@ -252,8 +257,11 @@ class Poller:
             held_deletions=findings.held,
             quarantined=quarantined,
         )
+        changes, rewritten = findings.comparison
+        if self._state.header is None and batch and isinstance(changes, CreatedCarts):
+            self._state.begin(header, batch, changes.with_raw_hashes())
+            return
         raw_hashes = {cart_id: fresh.raw_hash for cart_id, fresh in reading.fresh.items()}
-        rewritten = findings.comparison.rewritten
         self._state.follow(header, batch, fetched.index, raw_hashes, rewritten)
 
     def _quarantine(self, bad: Mapping[int, BadCart], known: Collection[str]) -> tuple[str, ...]:
@@ -270,7 +278,11 @@ class Poller:
 def _poll_result(
     findings: Findings, header: StateHeader | None, quarantined: Collection[str]
 ) -> PollResult:
-    types = Counter(change.type for change in findings.comparison.changes)
+    changes = findings.comparison.changes
+    if isinstance(changes, CreatedCarts):
+        types = Counter({CREATED: len(changes)})
+    else:
+        types = Counter(change.type for change in changes)
     return PollResult(
         changed=True,
         carts=header.cart_count if header else 0,

@@ -1,10 +1,14 @@
-"""Publish events to Pub/Sub: one event a request, many requests in flight, in order per cart.
+"""Publish events to Pub/Sub: a request per ordering key, many in flight, in order per cart.
 
 A Publish request may carry one ordering key only, and almost every event has its own: Google's
 batching client makes a batch per key, waits to fill it, and keeps a state per key that fails for
-ever after one failure until `resume_publish`. Here nothing is sequenced in the client: a request
-is one event, so mixed keys cannot be built, and a cart's next event is sent after its last one
-was acknowledged. What is in flight is bounded in number and in time.
+ever after one failure until `resume_publish`. Here a request holds what a round has of one key, so
+mixed keys cannot be built, and a key's next request is sent after its last one was acknowledged.
+What is in flight is bounded in number and in time.
+
+With a key per cart a request is one event as a rule, and the calls are what bounds the speed. With
+`ordering_keys` many carts share a key, so that a request holds many events; a cart has one key
+still, and so its order.
 
 Sending again after a timeout may publish twice, as any publisher does; the event's id tells.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +42,11 @@ IN_FLIGHT = 128
 CALL_SECONDS = 5.0
 # the real service refuses a longer request, and Google's emulator never answers it
 MAX_REQUEST_BYTES = 10_000_000
+MAX_REQUEST_EVENTS = 1_000
+# a request of several events is over in CALL_SECONDS where the line is slow, too
+FULL_REQUEST_BYTES = 1_000_000
+# more than what goes with an event: its key, of 1,024 bytes at most, and its attribute
+_MESSAGE_BYTES = 1_200
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 
@@ -74,9 +83,18 @@ class PubSubPublisher:
     """A topic to publish to; follows PUBSUB_EMULATOR_HOST. Use it as a context manager."""
 
     def __init__(
-        self, project_id: str, topic_id: str, stopped: Callable[[], bool], retry_seconds: float
+        self,
+        project_id: str,
+        topic_id: str,
+        stopped: Callable[[], bool],
+        retry_seconds: float,
+        ordering_keys: int | None = None,
     ) -> None:
-        """Connect lazily. Retrying ends after `retry_seconds`, or when `stopped`."""
+        """Connect lazily. Retrying ends after `retry_seconds`, or when `stopped`.
+
+        With `ordering_keys` the carts share so many ordering keys; without, each has its own.
+        """
+        self._ordering_keys = ordering_keys
         self.project_id = project_id
         self.topic_id = topic_id
         self._topic = topic_path(project_id, topic_id)
@@ -113,7 +131,8 @@ class PubSubPublisher:
     async def _publish(self, events: Sequence[bytes], deadline: float | None) -> RoundResult:
         chains: dict[str, list[int]] = {}
         for position, document in enumerate(events):
-            chains.setdefault(_decode_key(document).partitionkey, []).append(position)
+            key = ordering_key(_decode_key(document).partitionkey, self._ordering_keys)
+            chains.setdefault(key, []).append(position)
         round_ = _Round(events)
         waiting = iter(chains.items())
         workers = min(IN_FLIGHT, len(chains))
@@ -131,22 +150,20 @@ class PubSubPublisher:
 
     async def _work(self, waiting: Iterator[tuple[str, list[int]]], round_: _Round) -> None:
         for key, chain in waiting:
-            for position in chain:
-                if self._stopped():
-                    round_.end(StopReason.STOPPED, "the publishing was stopped")
+            for positions in _requests(chain, round_.events):
+                await self._publish_events(key, positions, round_)
                 if round_.stopped_by:
                     return
-                await self._publish_event(key, position, round_)
 
-    async def _publish_event(self, key: str, position: int, round_: _Round) -> None:
-        message = _Message(
-            data=round_.events[position],
-            ordering_key=key,
-            attributes={"content-type": CONTENT_TYPE},
-        )
-        request = _Request(topic=self._topic, messages=[message])
-        if (size := request.ByteSize()) > MAX_REQUEST_BYTES:
-            round_.rejected[position] = (
+    async def _publish_events(self, key: str, positions: list[int], round_: _Round) -> None:
+        """Publish events of one key in one request; where it is refused, each in its own."""
+        if self._stopped():
+            round_.end(StopReason.STOPPED, "the publishing was stopped")
+        if round_.stopped_by:
+            return
+        request = self._request(key, [round_.events[position] for position in positions])
+        if (size := request.ByteSize()) > MAX_REQUEST_BYTES and len(positions) == 1:
+            round_.rejected[positions[0]] = (
                 f"too large: {size} bytes, and Pub/Sub takes {MAX_REQUEST_BYTES}"
             )
             return
@@ -155,15 +172,26 @@ class PubSubPublisher:
         except RetryError as error:
             round_.end(StopReason.UNREACHABLE, self._unreachable(error.cause))
         except grpc.aio.AioRpcError as error:
-            if _rejects_event(error):
-                round_.rejected[position] = f"{error.code().name}: {error.details()}"
+            if _rejects_event(error) and len(positions) > 1:
+                # the answer is about the request, and does not say which event it means
+                for position in positions:
+                    await self._publish_events(key, [position], round_)
+            elif _rejects_event(error):
+                round_.rejected[positions[0]] = f"{error.code().name}: {error.details()}"
             elif error.code() in _REFUSES_US:
                 round_.end(StopReason.UNUSABLE, self._unusable(error))
             else:
                 round_.end(StopReason.UNREACHABLE, self._unreachable(error))
         else:
-            round_.acknowledged.append(position)
+            round_.acknowledged.extend(positions)
             failpoint("event-acknowledged")
+
+    def _request(self, key: str, events: Iterable[bytes]) -> Any:
+        attributes = {"content-type": CONTENT_TYPE}
+        messages = [
+            _Message(data=event, ordering_key=key, attributes=attributes) for event in events
+        ]
+        return _Request(topic=self._topic, messages=messages)
 
     async def _publish_once(self, request: Any) -> None:
         publish: Any = self._transport.publish
@@ -196,6 +224,27 @@ class PubSubPublisher:
             f"topics add-iam-policy-binding {self.topic_id} --project {self.project_id} "
             f"--member serviceAccount:<the key's client_email> --role roles/pubsub.publisher'"
         )
+
+
+def ordering_key(partition_key: str, ordering_keys: int | None) -> str:
+    """Return the ordering key of a cart: `cart_{id}`, or `carts_{id mod N}` where N are shared."""
+    if ordering_keys is None:
+        return partition_key
+    return f"carts_{int(partition_key.removeprefix('cart_')) % ordering_keys}"
+
+
+def _requests(chain: Sequence[int], events: Sequence[bytes]) -> Iterator[list[int]]:
+    """Cut the positions of one key's events into what one request may hold."""
+    cut: list[int] = []
+    size = 0
+    for position in chain:
+        more = len(events[position]) + _MESSAGE_BYTES
+        if cut and (len(cut) == MAX_REQUEST_EVENTS or size + more > FULL_REQUEST_BYTES):
+            yield cut
+            cut, size = [], 0
+        cut.append(position)
+        size += more
+    yield cut
 
 
 class _Round:

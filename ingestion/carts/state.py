@@ -85,7 +85,7 @@ class StateHeader(msgspec.Struct, frozen=True, kw_only=True):
     cart_count: int
 
 
-class KnownCart(msgspec.Struct, frozen=True):
+class KnownCart(msgspec.Struct, frozen=True, gc=False):
     """One line of the state. The order of the members is the file's layout."""
 
     raw: str
@@ -204,7 +204,7 @@ class StateEdit(NamedTuple):
     """
 
     dropped: Collection[bytes]
-    added: Collection[bytes]
+    added: Iterable[bytes]
     buried: Collection[Tombstone] = ()
     revived: Collection[int] = ()
 

@@ -1,7 +1,8 @@
 """The state's file as one process sees it: loaded, guarded, moved on by a batch, set aside.
 
 The state that follows a poll is always the old state plus the poll's batch as it lies in the
-outbox, in the running process as after a kill: `StateFile.follow` is the only way to a new state.
+outbox, in the running process as after a kill: `StateFile.follow` is the only way to it. A first
+state is the same; where its carts are still in memory, `StateFile.begin` writes it sooner.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from ingestion.carts.changes import CREATED, signature
+from ingestion.carts.changes import CREATED, FIRST_SEQUENCE, Change, signature
 from ingestion.carts.event_batch import GENERATION, Batch
 from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.replica import Replica
@@ -128,6 +129,21 @@ class StateFile:
             note = msgspec.json.encode(LastPoll(self.header.generation, observed_at))
             replace_file(self._last_poll_file, [note], "last_poll", durable=False)
 
+    def begin(
+        self, header: StateHeader, batch: Batch, created: Iterable[tuple[bytes, Change]]
+    ) -> None:
+        """Save a first state: that of a batch of `created` carts, each with its raw hash.
+
+        It is what `follow` makes of the batch, without the way over the disk and the memory.
+        """
+        lines = (
+            encode_line(KnownCart(key.hex(), FIRST_SEQUENCE, change.signature_after, change.after))
+            for key, change in created
+            if change.after and change.signature_after
+        )
+        count = batch.header().events
+        self._save(replace(header, batch=batch.number, cart_count=count), StateEdit((), lines))
+
     def follow(
         self,
         header: StateHeader,
@@ -162,9 +178,11 @@ class StateFile:
             batch=batch.number if batch else header.batch,
             cart_count=len(index) - len(dropped) + len(lines),
         )
+        self._save(header, StateEdit(dropped, lines.values(), buried.values(), revived))
+
+    def _save(self, header: StateHeader, edit: StateEdit) -> None:
         if self.is_touched():
             raise TouchedStateError(f"{self.path} was touched during the poll: run again.")
-        edit = StateEdit(dropped, lines.values(), buried.values(), revived)
         save_state(self.path, header, edit)
         self.header = header
         self.last_good_poll = header.observed_at

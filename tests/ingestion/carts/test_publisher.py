@@ -409,3 +409,30 @@ def test_an_emulator_that_was_killed_and_comes_back_empty_gets_what_it_had_not_a
     assert (ended.code, ended.summary["published"]) == (0, 2)
     after = pulled(gcp, "killed", 2)
     check_guarantees([message.data for message in before + after], source)
+
+
+def test_carts_that_share_ordering_keys_leave_many_in_a_request_and_each_in_order(
+    pubsub: RecordingPubSub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.environment["PUBSUB_EMULATOR_HOST"])
+    events = [document(cart, sequence) for sequence in range(1, 4) for cart in range(1_500)]
+    with PubSubPublisher("local-project", "carts-events", lambda: False, 5, 4) as sharing:
+        result = sharing.publish(events)
+    assert (list(result.acknowledged), result.stopped_by) == (events, None)
+    for cart in (0, 7, 1_499):
+        messages = [each for each in pubsub.messages if b'"cart_%d"' % cart in each.data]
+        assert [each.data for each in messages] == [document(cart, each) for each in range(1, 4)]
+        assert {each.ordering_key for each in messages} == {f"carts_{cart % 4}"}
+
+
+def test_a_refused_request_is_sent_again_event_by_event(
+    pubsub: RecordingPubSub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.environment["PUBSUB_EMULATOR_HOST"])
+    events = [document(cart) for cart in range(40)]
+    pubsub.judge = lambda message: Code.INVALID_ARGUMENT if message.data == events[7] else None
+    with PubSubPublisher("local-project", "carts-events", lambda: False, 5, 2) as sharing:
+        result = sharing.publish(events)
+    assert list(result.acknowledged) == [*events[:7], *events[8:]]
+    assert [rejection.event for rejection in result.rejected] == [events[7]]
+    assert len(pubsub.messages) == 39

@@ -71,11 +71,7 @@ class BucketReplica(Replica):
     """The bucket as one process works with it."""
 
     def __init__(
-        self,
-        objects: ObjectFolder,
-        lease: HeadLease,
-        copy: WorkingCopy,
-        binding: Binding,
+        self, objects: ObjectFolder, lease: HeadLease, copy: WorkingCopy, binding: Binding
     ) -> None:
         """Ask nothing yet."""
         self._objects = objects
@@ -211,7 +207,7 @@ class BucketReplica(Replica):
         here = self._copy.checkpoint()
         self._gone = self._copy.rebuild(head, self._objects, is_new=is_new)
         if not head.checkpoint:
-            self._remember_lost_generations(here)
+            _remember_lost_generations(self._copy, self._objects, self._binding, here)
         if is_new:
             letters = self._copy.rebuild_dead_letters(head, self._objects)
             acknowledged = self._copy.exchange_published(head, self._objects)
@@ -228,27 +224,12 @@ class BucketReplica(Replica):
             except StateError as error:
                 self._lost_state = error
 
-    def _remember_lost_generations(self, here: Checkpoint | None) -> None:
-        """Let a new generation sort after all of those whose head has been lost."""
-        known = (newest_generation(self._objects), here.generation if here else None)
-        newest = max(filter(None, known), default=None)
-        if newest:
-            log.warning(
-                "the bucket has no state, and generation=%s was begun before: a new snapshot of "
-                "all carts follows on it",
-                newest,
-            )
-            self._copy.write_lost_checkpoint(self._binding, newest)
-
     def _written(self, batch: Batch | None, *, is_state_saved: bool) -> dict[str, Any]:
         """Write what a commit names, and return how the head says it."""
-        for day, lines in self._copy.new_quarantine().items():
-            self._objects.write_once(f"quarantine/{day}/{self._names.unique()}.jsonl", lines)
+        _write_quarantine(self._copy, self._objects, self._names)
         changes: dict[str, Any] = {"checkpoint": self._copy.checkpoint()}
         if batch:
-            since = day_before(self._lease.head.last_good_poll)
-            if label_of(batch) <= newest_label(self._objects, batch.generation, since):
-                raise StateError(f"{self._objects.url}head.json is not the newest: {OLD_COPY}")
+            _check_that_head_is_newest(self._lease.head, batch, self._objects)
             name = f"outbox/{label_of(batch)}.{self._names.unique()}.jsonl"
             stored = self._objects.upload_once(name, batch.path)
             pending = PendingBatch(batch.path.name, batch.header().events, stored)
@@ -265,8 +246,7 @@ class BucketReplica(Replica):
         return changes
 
     def _note_good_poll(self, observed_at: str | None) -> None:
-        known = (observed_at, self._noted.get("last_good_poll"), self._lease.head.last_good_poll)
-        self._noted = {"last_good_poll": max(filter(None, known), default=None)}
+        self._noted = {"last_good_poll": _latest(observed_at, self._noted, self._lease.head)}
 
 
 def open_bucket(
@@ -285,6 +265,38 @@ def open_bucket(
     holder = f"{where} pid {os.getpid()} {secrets.token_hex(4)}"
     lease = HeadLease(objects, holder, lease_seconds)
     return BucketReplica(objects, lease, WorkingCopy(state_file, events_dir), binding)
+
+
+def _check_that_head_is_newest(head: Head, batch: Batch, objects: ObjectFolder) -> None:
+    """Raise StateError where the bucket has published more than its head knows."""
+    since = day_before(head.last_good_poll)
+    if label_of(batch) <= newest_label(objects, batch.generation, since):
+        raise StateError(f"{objects.url}head.json is not the newest: {OLD_COPY}")
+
+
+def _remember_lost_generations(
+    copy: WorkingCopy, objects: ObjectFolder, binding: Binding, here: Checkpoint | None
+) -> None:
+    """Let a new generation sort after all of those whose head has been lost."""
+    known = (newest_generation(objects), here.generation if here else None)
+    newest = max(filter(None, known), default=None)
+    if newest:
+        log.warning(
+            "the bucket has no state, and generation=%s was begun before: a new snapshot of "
+            "all carts follows on it",
+            newest,
+        )
+        copy.write_lost_checkpoint(binding, newest)
+
+
+def _write_quarantine(copy: WorkingCopy, objects: ObjectFolder, names: ObjectNames) -> None:
+    for day, lines in copy.new_quarantine().items():
+        objects.write_once(f"quarantine/{day}/{names.unique()}.jsonl", lines)
+
+
+def _latest(observed_at: str | None, noted: dict[str, Any], head: Head) -> str | None:
+    known = (observed_at, noted.get("last_good_poll"), head.last_good_poll)
+    return max(filter(None, known), default=None)
 
 
 def _told_of(header: StateHeader) -> dict[str, Any]:

@@ -25,7 +25,7 @@ Project $GCP_PROJECT_ID. Next steps, in this order:
   python start_apis_GCP.py
   terraform -chdir=terraform init
   terraform -chdir=terraform apply
-  python batch_ingestion.py
+  python batch_ingestion.py --entities products users carts
   python near_realtime_ingestion_2.py --once
   cd ey_test_tech && { dbt build || dbt retry; }
 NEXT

@@ -32,7 +32,7 @@ from ingestion.carts.bucket_objects import (
     newest_generation,
     newest_label,
 )
-from ingestion.carts.checkpoint import Binding, Checkpoint
+from ingestion.carts.checkpoint import Binding
 from ingestion.carts.event_batch import Batch
 from ingestion.carts.head import Head, HeadLease, PendingBatch
 from ingestion.carts.publishing import RoundResult
@@ -71,11 +71,7 @@ class BucketReplica(Replica):
     """The bucket as one process works with it."""
 
     def __init__(
-        self,
-        objects: ObjectFolder,
-        lease: HeadLease,
-        copy: WorkingCopy,
-        binding: Binding,
+        self, objects: ObjectFolder, lease: HeadLease, copy: WorkingCopy, binding: Binding
     ) -> None:
         """Ask nothing yet."""
         self._objects = objects
@@ -133,11 +129,9 @@ class BucketReplica(Replica):
 
     def fetch_state(self) -> None:
         """Fetch the state; StateError where the object has gone."""
-        stored = self._lease.head.state
-        if not stored:
-            return
         try:
-            self._copy.fetch_state(stored, self._objects)
+            if stored := self._lease.head.state:
+                self._copy.fetch_state(stored, self._objects)
         except FileNotFoundError as error:
             raise StateError(f"{error}. Nothing was changed.") from None
         self._elsewhere = None
@@ -208,15 +202,13 @@ class BucketReplica(Replica):
         return True
 
     def _rebuild(self, head: Head, *, is_new: bool) -> None:
-        here = self._copy.checkpoint()
         self._gone = self._copy.rebuild(head, self._objects, is_new=is_new)
         if not head.checkpoint:
-            self._remember_lost_generations(here)
+            self._copy.begin_anew(self._binding, newest_generation(self._objects))
         if is_new:
             letters = self._copy.rebuild_dead_letters(head, self._objects)
             acknowledged = self._copy.exchange_published(head, self._objects)
-            label = head.pending[0].file.removesuffix(".jsonl") if head.pending else ""
-            self._events.begin(letters, label, acknowledged)
+            self._events.begin(letters, _oldest_label(head), acknowledged)
             self._copy.new_quarantine()
         self._elsewhere = self._lost_state = None
         if head.state and not self._copy.has_state(head.state):
@@ -227,18 +219,6 @@ class BucketReplica(Replica):
                 self.fetch_state()
             except StateError as error:
                 self._lost_state = error
-
-    def _remember_lost_generations(self, here: Checkpoint | None) -> None:
-        """Let a new generation sort after all of those whose head has been lost."""
-        known = (newest_generation(self._objects), here.generation if here else None)
-        newest = max(filter(None, known), default=None)
-        if newest:
-            log.warning(
-                "the bucket has no state, and generation=%s was begun before: a new snapshot of "
-                "all carts follows on it",
-                newest,
-            )
-            self._copy.write_lost_checkpoint(self._binding, newest)
 
     def _written(self, batch: Batch | None, *, is_state_saved: bool) -> dict[str, Any]:
         """Write what a commit names, and return how the head says it."""
@@ -285,6 +265,11 @@ def open_bucket(
     holder = f"{where} pid {os.getpid()} {secrets.token_hex(4)}"
     lease = HeadLease(objects, holder, lease_seconds)
     return BucketReplica(objects, lease, WorkingCopy(state_file, events_dir), binding)
+
+
+def _oldest_label(head: Head) -> str:
+    """Return by what the objects of the batch that leaves next are found."""
+    return head.pending[0].file.removesuffix(".jsonl") if head.pending else ""
 
 
 def _told_of(header: StateHeader) -> dict[str, Any]:

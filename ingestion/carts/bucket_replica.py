@@ -32,7 +32,7 @@ from ingestion.carts.bucket_objects import (
     newest_generation,
     newest_label,
 )
-from ingestion.carts.checkpoint import Binding, Checkpoint
+from ingestion.carts.checkpoint import Binding
 from ingestion.carts.event_batch import Batch
 from ingestion.carts.head import Head, HeadLease, PendingBatch
 from ingestion.carts.publishing import RoundResult
@@ -129,11 +129,9 @@ class BucketReplica(Replica):
 
     def fetch_state(self) -> None:
         """Fetch the state; StateError where the object has gone."""
-        stored = self._lease.head.state
-        if not stored:
-            return
         try:
-            self._copy.fetch_state(stored, self._objects)
+            if stored := self._lease.head.state:
+                self._copy.fetch_state(stored, self._objects)
         except FileNotFoundError as error:
             raise StateError(f"{error}. Nothing was changed.") from None
         self._elsewhere = None
@@ -204,15 +202,13 @@ class BucketReplica(Replica):
         return True
 
     def _rebuild(self, head: Head, *, is_new: bool) -> None:
-        here = self._copy.checkpoint()
         self._gone = self._copy.rebuild(head, self._objects, is_new=is_new)
         if not head.checkpoint:
-            _remember_lost_generations(self._copy, self._objects, self._binding, here)
+            self._copy.begin_anew(self._binding, newest_generation(self._objects))
         if is_new:
             letters = self._copy.rebuild_dead_letters(head, self._objects)
             acknowledged = self._copy.exchange_published(head, self._objects)
-            label = head.pending[0].file.removesuffix(".jsonl") if head.pending else ""
-            self._events.begin(letters, label, acknowledged)
+            self._events.begin(letters, _oldest_label(head), acknowledged)
             self._copy.new_quarantine()
         self._elsewhere = self._lost_state = None
         if head.state and not self._copy.has_state(head.state):
@@ -274,21 +270,6 @@ def _check_that_head_is_newest(head: Head, batch: Batch, objects: ObjectFolder) 
         raise StateError(f"{objects.url}head.json is not the newest: {OLD_COPY}")
 
 
-def _remember_lost_generations(
-    copy: WorkingCopy, objects: ObjectFolder, binding: Binding, here: Checkpoint | None
-) -> None:
-    """Let a new generation sort after all of those whose head has been lost."""
-    known = (newest_generation(objects), here.generation if here else None)
-    newest = max(filter(None, known), default=None)
-    if newest:
-        log.warning(
-            "the bucket has no state, and generation=%s was begun before: a new snapshot of "
-            "all carts follows on it",
-            newest,
-        )
-        copy.write_lost_checkpoint(binding, newest)
-
-
 def _write_quarantine(copy: WorkingCopy, objects: ObjectFolder, names: ObjectNames) -> None:
     for day, lines in copy.new_quarantine().items():
         objects.write_once(f"quarantine/{day}/{names.unique()}.jsonl", lines)
@@ -297,6 +278,11 @@ def _write_quarantine(copy: WorkingCopy, objects: ObjectFolder, names: ObjectNam
 def _latest(observed_at: str | None, noted: dict[str, Any], head: Head) -> str | None:
     known = (observed_at, noted.get("last_good_poll"), head.last_good_poll)
     return max(filter(None, known), default=None)
+
+
+def _oldest_label(head: Head) -> str:
+    """Return by what the objects of the batch that leaves next are found."""
+    return head.pending[0].file.removesuffix(".jsonl") if head.pending else ""
 
 
 def _told_of(header: StateHeader) -> dict[str, Any]:

@@ -87,8 +87,6 @@ class WorkingCopy:
         elif is_new:
             # whoever has it open reads it anew, and the checkpoint with it
             self.state_file.touch()
-        if not head.checkpoint:
-            CheckpointFile(self.events_dir).path.unlink(missing_ok=True)
         return gone
 
     def rebuild_dead_letters(self, head: Head, objects: ObjectFolder) -> set[str]:
@@ -135,11 +133,20 @@ class WorkingCopy:
         path = CheckpointFile(self.events_dir).path
         replace_file(path, [msgspec.json.encode(checkpoint) + b"\n"], "checkpoint")
 
-    def write_lost_checkpoint(self, binding: Binding, generation: str) -> None:
-        """Let the generation that begins next sort after one whose head is lost."""
+    def begin_anew(self, binding: Binding, newest: str | None) -> None:
+        """Let a new generation sort after `newest` and what was begun here: their head is lost."""
+        here = self.checkpoint()
+        known = max(newest or "", here.generation if here else "")
+        if not known:
+            return
+        log.warning(
+            "the bucket has no state, and generation=%s was begun before: a new snapshot of all "
+            "carts follows on it",
+            known,
+        )
         # nothing of it is pending any more, whatever number it had come to
         place = Position()
-        lost = Checkpoint(binding=binding, generation=generation, batch=1, published=place)
+        lost = Checkpoint(binding=binding, generation=known, batch=1, published=place)
         self.write_checkpoint(lost, place)
 
     def has_state(self, stored: StoredObject | None) -> bool:

@@ -1,8 +1,9 @@
 """Files that survive a kill at any instruction, and the lock that leaves them to one process.
 
-A file is replaced whole (`.tmp`, fsync, rename) or grows by whole lines (append, fsync); a line
-that a kill has cut short is dropped by the next append and skipped by every reader. A write that
-fails (a full disk) leaves no `.tmp` behind, and its OSError names the file.
+A file is replaced whole (`.tmp`, fsync, rename) or grows by whole lines of JSON (append, fsync); a
+line that a kill has cut short is dropped by the next append and skipped by every reader. A last
+line that lacks its newline only is whole: some editors leave it so. A write that fails (a full
+disk) leaves no `.tmp` behind, and its OSError names the file.
 
 For the crash tests, FAILPOINT=<step> or FAILPOINT=<step>:<n> in the environment makes the
 process kill itself at the first or n-th passage of one of STEPS; it counts only beside
@@ -11,6 +12,7 @@ FAILPOINTS_ARMED, which nothing but tests/conftest.py sets.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -146,7 +148,7 @@ def append_lines(path: Path, lines: Iterable[bytes], step: str) -> None:
     block = b"".join(line + b"\n" for line in lines)
     make_folder(path.parent)
     with _naming(path), path.open("a+b") as file:
-        _drop_torn_line(file)
+        _end_last_line(file)
         failpoint(f"{step}-torn", file, block)
         file.write(block)
         _fsync(file)
@@ -187,6 +189,8 @@ def read_lines(path: Path, start: int = 0) -> Iterator[bytes]:
         for line in file:
             if line.endswith(b"\n"):
                 yield line[:-1]
+            elif _is_whole(line):
+                yield line
 
 
 @contextmanager
@@ -219,7 +223,16 @@ def _read_pid(pid_file: Path) -> int | None:
         return None
 
 
-def _drop_torn_line(file: BinaryIO) -> None:
+def _is_whole(line: bytes) -> bool:
+    """Tell whether a line without its newline is a JSON object, which no beginning of one is."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _end_last_line(file: BinaryIO) -> None:
+    """Drop a last line that is torn, or give it the newline that it lacks."""
     end = position = file.seek(0, os.SEEK_END)
     while position:
         start = max(0, position - _READ_BYTES)
@@ -229,7 +242,12 @@ def _drop_torn_line(file: BinaryIO) -> None:
             position = start + newline + 1
             break
         position = start
-    if position < end:
+    if position == end:
+        return
+    file.seek(position)
+    if _is_whole(file.read()):
+        file.write(b"\n")
+    else:
         file.truncate(position)
 
 

@@ -85,8 +85,9 @@ def recover(
         _check_that_nothing_newer_left(state, events, checkpoint)
     if events.checkpoint.copied_from and not ignores_state:
         raise StateError(
-            f"{events.checkpoint.path} is a copy, and nobody can tell whether its original has "
-            f"gone on. Nothing was changed."
+            f"{events.checkpoint.path} "
+            "is a copy, and nobody can tell whether its original has gone on. "
+            "Nothing was changed."
         )
 
 

@@ -105,3 +105,12 @@ def test_an_append_to_a_file_of_one_torn_line_begins_it_anew(tmp_path: Path) -> 
     file.write_bytes(b"torn")
     append_lines(file, [b"one"], "any")
     assert file.read_bytes() == b"one\n"
+
+
+def test_a_last_line_that_lacks_its_newline_only_is_whole(tmp_path: Path) -> None:
+    """As an editor leaves it."""
+    file = tmp_path / "file"
+    file.write_bytes(b'{"a":1}\n{"b":2}')
+    assert list(read_lines(file)) == [b'{"a":1}', b'{"b":2}']
+    append_lines(file, [b'{"c":3}'], "any")
+    assert file.read_bytes() == b'{"a":1}\n{"b":2}\n{"c":3}\n'

@@ -439,6 +439,14 @@ def test_a_replay_that_was_killed_before_it_forgot_does_not_send_again(world: Wo
     assert dead_letters(world) == []
 
 
+def test_a_dead_letter_that_an_editor_left_without_its_newline_is_replayed(world: World) -> None:
+    world.poll(cart(1), cart(2))
+    world.publish(lambda events, _: RoundResult([], [Rejection(event, "no") for event in events]))
+    (file,) = (world.folder / "events" / "dead_letter").glob("*.jsonl")
+    file.write_bytes(file.read_bytes().removesuffix(b"\n"))
+    assert world.replay().published == 2
+
+
 def test_a_replay_with_pubsub_down_keeps_the_dead_letters(world: World) -> None:
     world.poll(cart(1), cart(2))
     world.publish(lambda events, _: RoundResult([], [Rejection(event, "no") for event in events]))

@@ -19,6 +19,7 @@ import http.server
 import json
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -41,6 +42,9 @@ MARKS = {100_000: (12.0, 5.0), 1_000_000: (25.0, 8.0)}
 # and at most so many times the CPU of the splitter
 SPLITTER_MARKS = {1_000_000: 1.8}
 MEMORY_MARK_MEGABYTES = 60
+START_MARK_SECONDS = 0.25
+# times the CPU without the word
+REDACTION_MARK = 1.5
 MEMORY_MARK_GROWTH = 1.2
 # dlt takes minutes for so many, and gigabytes
 MEASURED_ONCE = 1_000_000
@@ -48,6 +52,8 @@ MEASURED_ONCE = 1_000_000
 # texts of random words compress as texts do
 _letters = random.Random(0)  # noqa: S311
 WORDS = ["".join(_letters.choices("abcdefghijklmnoprstuvyé", k=k % 9 + 2)) for k in range(5000)]
+
+STARTS = {"batch_ingestion.py": (), "near_realtime_ingestion_2.py": ("--once",)}
 
 DLT_SCRIPT = """
 import sys, dlt
@@ -290,6 +296,49 @@ def measure_cloud(count: int, scratch: Path) -> None:
     )
 
 
+def start_seconds(script: str, *flags: str) -> float:
+    """Return the CPU that a stage needs until its first request, which nobody answers."""
+    with tempfile.TemporaryDirectory() as name:
+        places = {"RAW_DIR": name, "STATE_FILE": f"{name}/state.json", "EVENTS_DIR": f"{name}/e"}
+        command = [sys.executable, script, "--local-only", "--api-url", "http://127.0.0.1:9"]
+        used_before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [*command, *flags],
+            cwd=PROJECT_FOLDER,
+            env={**os.environ, **places},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = used_before.ru_utime + used_before.ru_stime
+    return used.ru_utime + used.ru_stime - before
+
+
+def redaction_seconds(title: str, count: int = 100_000) -> float:
+    """Return the least CPU of three redactions of products that all have this title."""
+    from ingestion.redaction import redact
+
+    product = {"id": 1, "title": title, "price": 109.95, "description": " ".join(WORDS[:30])}
+    text = (json.dumps(product, ensure_ascii=False).encode() + b"\n") * count
+    seconds = []
+    for _ in range(3):
+        started = time.process_time()
+        redact(text)
+        seconds.append(time.process_time() - started)
+    return min(seconds)
+
+
+def print_start_and_redaction() -> None:
+    """Measure what does not depend on the number of records."""
+    print("\nCPU seconds from the start to the first request, median of 5")
+    for script, flags in STARTS.items():
+        starts = statistics.median(start_seconds(script, *flags) for _ in range(5))
+        print(f"{script:32}{starts:6.3f}, mark {START_MARK_SECONDS}")
+    times = redaction_seconds("a password") / redaction_seconds("a notebook")
+    print(f"redaction, the word in every title  {times:.2f}x, mark {REDACTION_MARK}x")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line; the hidden options are the processes that are measured."""
     parser = argparse.ArgumentParser(
@@ -336,6 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
                 for count in args.counts
             }
+            print_start_and_redaction()
             if args.cloud_count:
                 measure_cloud(args.cloud_count, scratch)
             return 0 if print_marks(measured) else 1

@@ -89,32 +89,33 @@ def measured(work: Callable[[], Any]) -> Figures:
     return {"cpu_seconds": cpu, "wall_seconds": wall, "peak_mb": peak_mb}
 
 
-def poll(folder: Path, body: Path | None, *, is_loaded: bool, etag: str | None) -> Figures:
-    """Poll with an answer that has been received; with `is_loaded`, the loading is not measured."""
+def make_poller(folder: Path, events: Any, answer: ReceivedAnswer | None) -> Any:
+    """Return a poller of the state in `folder`, which is handed `answer` for what it asks."""
     from ingestion.carts.checkpoint import Binding
-    from ingestion.carts.outbox import EventFolder
     from ingestion.carts.poller import Poller, PollRules
     from ingestion.carts.replica import Replica
     from ingestion.carts.state_file import StateFile
 
-    answer = ReceivedAnswer(body, etag)
+    # the bench hands over what has been received; the real `ask` fetches it
+    def ask(read: Callable[[Any], Any], _etag: str | None) -> Any:
+        return read(answer)
 
-    events = EventFolder(folder / "events", lambda: datetime.now(UTC))
     binding = Binding(
         source="http://bench/carts", destination="local only", state_file="../state.json"
     )
+    state = StateFile(folder / "state.json")
+    return Poller(state, events, binding, ask, PollRules(), Replica())
 
-    def open_poller() -> Poller:
-        # the bench hands over what has been received; the real `ask` fetches it
-        def ask(read: Callable[[Any], Any], _etag: str | None) -> Any:
-            return read(answer)
 
-        state = StateFile(folder / "state.json")
-        return Poller(state, events, binding, ask, PollRules(), Replica())
+def poll(folder: Path, body: Path | None, *, is_loaded: bool, etag: str | None) -> Figures:
+    """Poll with an answer that has been received; with `is_loaded`, the loading is not measured."""
+    from ingestion.carts.outbox import EventFolder
 
+    answer = ReceivedAnswer(body, etag)
+    events = EventFolder(folder / "events", lambda: datetime.now(UTC))
     if not is_loaded:
-        return measured(lambda: open_poller().poll())
-    poller = open_poller()
+        return measured(lambda: make_poller(folder, events, answer).poll())
+    poller = make_poller(folder, events, answer)
     poller.open()
     return measured(poller.poll)
 
@@ -165,6 +166,21 @@ def poll_in_bucket(folder: Path, body: Path | None, bucket_name: str) -> Figures
         replica.release()
 
     return {**measured(work), "process_cpu_seconds": cpu_seconds(), "calls": calls}
+
+
+def start(folder: Path) -> Figures:
+    """Open state and events folder as a start does, and publish what waits."""
+    from ingestion.carts.outbox import EventFolder
+    from ingestion.carts.publishing import acknowledge_all
+    from ingestion.carts.replica import Replica
+
+    events = EventFolder(folder / "events", lambda: datetime.now(UTC))
+
+    def work() -> None:
+        make_poller(folder, events, None).open()
+        events.outbox.publish(acknowledge_all, Replica())
+
+    return measured(work)
 
 
 def load_with_orjson(body: Path) -> Figures:
@@ -241,13 +257,14 @@ def make_topic() -> None:
 
 
 def write_answers(folder: Path, carts: int) -> tuple[Path, Path]:
-    """Write an answer and the next one, of which 1 % of the carts are changed."""
+    """Write an answer and the next one, of which 1 % of the carts are changed, and one is new."""
     dice = random.Random(7)  # noqa: S311 - test data
     records = [cart_record(cart_id, dice) for cart_id in range(1, carts + 1)]
     before, after = folder / "before.json", folder / "after.json"
     before.write_bytes(b"[" + b",".join(records) + b"]")
     for place in dice.sample(range(carts), int(carts * CHANGED_SHARE)):
         records[place] = cart_record(place + 1, dice)
+    records.append(cart_record(carts + 1, dice))
     after.write_bytes(b"[" + b",".join(records) + b"]")
     return before, after
 
@@ -296,6 +313,62 @@ def bench_polls(carts: int, rounds: int) -> None:
         for what, measurements in samples.items():
             figures = median(measurements)
             report(what, figures, ratio_to_orjson=round(figures["cpu_seconds"] / mark, 4))
+
+
+def bury(state_file: Path, first_id: int, count: int) -> None:
+    """Put tombstones into a state, as if so many carts had been deleted."""
+    from ingestion.carts.state import StateEdit, Tombstone, read_header, save_state
+
+    stones = [Tombstone(cart_id, "0000000002") for cart_id in range(first_id, first_id + count)]
+    save_state(state_file, read_header(state_file), StateEdit((), (), stones))
+
+
+def forget_published(events: Path) -> None:
+    """Have a folder as if its events had left before its history began."""
+    from msgspec.structs import replace
+
+    from ingestion.carts.checkpoint import CheckpointFile
+    from ingestion.carts.event_store import Position
+
+    checkpoint = CheckpointFile(events)
+    checkpoint.load()
+    if checkpoint.current:
+        made = replace(checkpoint.current, published=Position())
+        checkpoint.begin(made.binding, made.generation, made.published)
+        checkpoint.advance(made.generation, made.batch, made.published)
+    shutil.rmtree(events / "published")
+
+
+def bench_history(carts: int, rounds: int) -> dict[str, float]:
+    """Measure what a long history costs: a poll after deletions, a start after many events.
+
+    Returns the ratios to an empty history.
+    """
+    samples: dict[str, list[Figures]] = {}
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        young, old = Path(name) / "young", Path(name) / "old"
+        young.mkdir()
+        before, after = write_answers(Path(name), carts)
+        run_alone("poll", str(young), str(before))
+        run_alone("start", str(young))
+        shutil.copytree(young, old)
+        forget_published(young / "events")
+        bury(old / "state.json", 2 * carts, carts)
+        for _ in range(rounds):
+            for history, folder in (("an empty history", young), ("a long history", old)):
+                measurements = samples.setdefault(f"changed poll, {history}", [])
+                measurements.append(run_alone("poll", str(folder), str(after)))
+                # one event waits, and the start has to find out that it does
+                measurements = samples.setdefault(f"start, {history}", [])
+                measurements.append(run_alone("start", str(folder)))
+            before, after = after, before
+    ratios = {}
+    for what, measurements in samples.items():
+        figures = median(measurements)
+        empty = median(samples[what.replace("a long", "an empty")])["cpu_seconds"]
+        ratios[what] = round(figures["cpu_seconds"] / empty, 2)
+        report(what, figures, carts=carts, ratio=ratios[what])
+    return ratios
 
 
 def bench_bucket(carts: int, rounds: int) -> None:
@@ -372,6 +445,8 @@ def measure(what: str, *arguments: str) -> Figures:
     """Do one measurement, in this process."""
     if what == "orjson":
         return load_with_orjson(Path(arguments[0]))
+    if what == "start":
+        return start(Path(arguments[0]))
     if what == "publish":
         return publish(int(arguments[0]), arguments[1])
     if what == "bucket":
@@ -402,6 +477,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(measure(*args.measure)))
         return 0
     bench_polls(args.carts, args.rounds)
+    bench_history(args.carts, args.rounds)
     bench_bucket(args.carts, args.rounds)
     bench_publishing(args.events, args.rounds)
     return 0

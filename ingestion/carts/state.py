@@ -35,6 +35,8 @@ from ingestion.durable_files import replace_file
 FORMAT = 2
 
 _BLOCK_BYTES = 1 << 20
+# so many ids are found in a block of lines sooner than the block is split into its lines
+_FEW = 16
 _SEPARATOR = b",\n"
 _FORMAT = re.compile(rb'\s*\{\s*"format"\s*:\s*(\d+)')
 _CARTS = b',"carts":[\n'
@@ -179,6 +181,7 @@ def read_sequences_of_deleted(path: Path, cart_ids: Collection[int]) -> dict[int
     stones = (
         msgspec.json.decode(line, type=Tombstone)
         for block in _line_blocks(path, Section.TOMBSTONES)
+        if _may_concern(block, cart_ids)
         for line in block.split(_SEPARATOR)
         if line and _id_of_tombstone(line) in cart_ids
     )
@@ -238,7 +241,7 @@ def _kept_tombstones(path: Path, edit: StateEdit) -> Iterator[bytes]:
     gone = {stone.id for stone in edit.buried}.union(edit.revived)
     for block in _line_blocks(path, Section.TOMBSTONES):
         lines = block.removesuffix(_SEPARATOR)
-        if gone:
+        if _may_concern(block, gone):
             split = lines.split(_SEPARATOR)
             lines = _SEPARATOR.join(line for line in split if _id_of_tombstone(line) not in gone)
         if lines:
@@ -250,6 +253,11 @@ def _separated(blocks: Iterable[bytes]) -> Iterator[bytes]:
     for block in blocks:
         yield separator + block
         separator = _SEPARATOR
+
+
+def _may_concern(block: bytes, cart_ids: Collection[int]) -> bool:
+    """Tell whether a block of tombstones may have some of these; a few are looked for at once."""
+    return len(cart_ids) > _FEW or any(b'{"id":%d,' % cart_id in block for cart_id in cart_ids)
 
 
 def _id_of_tombstone(line: bytes) -> int:

@@ -156,10 +156,10 @@ def append_lines(path: Path, lines: Iterable[bytes], step: str) -> None:
     failpoint(f"{step}-appended")
 
 
-def drop_torn_line(path: Path) -> None:
-    """Cut off what a kill has left of a last line, where nothing will be appended any more."""
+def end_last_line(path: Path) -> None:
+    """Cut off a last line that a kill has torn, where nothing will be appended any more."""
     with _naming(path), path.open("a+b") as file:
-        _drop_torn_line(file)
+        _end_last_line(file)
         _fsync(file)
 
 

@@ -25,7 +25,7 @@ import msgspec
 
 from ingestion.carts.event_batch import GENERATION, event_id_of, format_time
 from ingestion.carts.publishing import RoundResult
-from ingestion.durable_files import append_lines, drop_torn_line, read_lines
+from ingestion.durable_files import append_lines, end_last_line, read_lines
 
 # other files are somebody's own
 _DAYS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
@@ -159,7 +159,7 @@ class EventStore:
         today = folder / f"{self._now():%Y-%m-%d}.jsonl"
         newest = max(folder.glob(_DAYS), default=today)
         if newest < today:
-            drop_torn_line(newest)
+            end_last_line(newest)
         append_lines(max(newest, today), lines, folder.name)
 
 

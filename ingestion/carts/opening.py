@@ -18,7 +18,8 @@ from ingestion.carts.recovery import (
 )
 from ingestion.carts.replica import Replica
 from ingestion.carts.state import StateError, StateHeader, read_sequences
-from ingestion.carts.state_file import StateFile
+from ingestion.carts.state_file import StateFile, last_poll_file
+from ingestion.durable_files import temporary_of
 from ingestion.settings import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ def recover(
     """Finish what a killed process had begun, no more; StateError where that cannot be."""
     outbox, checkpoint = events.outbox, events.checkpoint.current
     outbox.sweep()
+    # what a kill in the middle of a write has left beside the other files
+    for path in (state.path, last_poll_file(state.path), events.checkpoint.path):
+        temporary_of(path).unlink(missing_ok=True)
+    for path in events.store.dead_letters.glob("*.jsonl.tmp"):
+        path.unlink()
     if ignores_state:
         found = Recovery(published_batches(checkpoint, outbox.batches()), [])
     else:

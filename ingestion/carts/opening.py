@@ -17,7 +17,13 @@ from ingestion.carts.recovery import (
     reconcile,
 )
 from ingestion.carts.replica import Replica
-from ingestion.carts.state import StateError, StateHeader, read_sequences
+from ingestion.carts.state import (
+    CorruptStateError,
+    StateError,
+    StateHeader,
+    load_header,
+    read_sequences,
+)
 from ingestion.carts.state_file import StateFile, last_poll_file
 from ingestion.durable_files import temporary_of
 from ingestion.settings import ConfigurationError
@@ -43,16 +49,26 @@ def load(
         check_binding(binding, str(state.path), state.header, events.checkpoint.current)
         return
     state.pretend_absent()
-    checkpoint = events.checkpoint.current
-    if not checkpoint or binding.destination in ("", checkpoint.binding.destination):
+    if not (events.outbox.batches() or events.store.dead_letter_files()):
         return
-    if events.outbox.batches() or events.store.dead_letter_files():
+    waits_for = _destination_of_before(state, events.checkpoint.current)
+    if waits_for and binding.destination not in ("", waits_for):
         raise WaitsForAnotherError(
             f"Events in {events.outbox.folder} or {events.store.dead_letters} wait for the "
-            f"destination {checkpoint.binding.destination}, and this run has "
-            f"{binding.destination}: publish them there first, or give this run a --state-file and "
-            f"an --events-dir of its own."
+            f"destination {waits_for}, and this run has {binding.destination}: publish them there "
+            f"first, or give this run a --state-file and an --events-dir of its own."
         )
+
+
+def _destination_of_before(state: StateFile, checkpoint: Checkpoint | None) -> str:
+    """Return for which destination the events here were made; empty where nothing says it."""
+    if checkpoint:
+        return checkpoint.binding.destination
+    try:
+        header = load_header(state.path)
+    except CorruptStateError:
+        header = None
+    return header.destination if header else ""
 
 
 def recover(

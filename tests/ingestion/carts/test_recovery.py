@@ -228,17 +228,19 @@ def test_the_etag_of_one_source_is_not_sent_to_another(world: World) -> None:
     assert world.asked_with == [None, None]
 
 
-@pytest.mark.parametrize("is_dead", [False, True])
-def test_what_waits_for_one_destination_does_not_leave_for_another(
-    world: World, is_dead: bool
-) -> None:
+@pytest.mark.parametrize("case", ["pending", "dead", "no checkpoint"])
+def test_what_waits_for_one_destination_does_not_leave_for_another(world: World, case: str) -> None:
     world.poll(cart(1))
-    if is_dead:
+    if case == "no checkpoint":
+        kept = world.events.checkpoint.path.rename(world.folder / "kept.json")
+    if case == "dead":
         world.publish(lambda events, _: RoundResult([], [Rejection(each, "no") for each in events]))
     first, world.destination = world.destination, "projects/p/topics/t"
     with pytest.raises(WaitsForAnotherError, match="wait for the destination local only"):
         world.restart(is_new_snapshot=True)
     world.destination = first
+    if case == "no checkpoint":
+        kept.rename(world.events.checkpoint.path)
     world.restart()
     world.publish()
     world.replay()

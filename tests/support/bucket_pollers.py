@@ -66,15 +66,17 @@ class BucketPollers:
         flags = ("--project-id", "local-project", "--accept-deletes", *flags)
         bucket = self.bucket.name if bucket is None else bucket
         flags = (*flags, *(("--state-bucket", bucket) if bucket else ()))
-        flags = (*flags, "--lease-seconds", str(lease), "--publish-timeout", "1")
+        flags = (*flags, "--lease-seconds", str(lease), "--publish-timeout", "5")
         argv = stage_command(self.folder / name, self.source.url, *flags)[2:]
         output = self.folder / "output" / f"{len(self.started)}"
         self.started.append(start_forked(argv, environment, output))
         return self.started[-1]
 
-    def poll(self, name: str = "a", *flags: str, failpoint: str = "") -> ForkedStage:
-        """Run a poller with --once to its end."""
-        stage = self.start(name, "--once", *flags, failpoint=failpoint)
+    def poll(
+        self, name: str = "a", *flags: str, failpoint: str = "", lease: float = LEASE_SECONDS
+    ) -> ForkedStage:
+        """Run a poller with --once to its end; a long lease is not renewed on a slow machine."""
+        stage = self.start(name, "--once", *flags, failpoint=failpoint, lease=lease)
         stage.end()
         return stage
 

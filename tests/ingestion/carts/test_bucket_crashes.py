@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from ingestion.carts.bucket_replica import BUCKET_STEPS
 from ingestion.durable_files import STEPS
-from local_gcp.servers import LocalGcp
-from tests.support.bucket_pollers import BucketPollers, Disturber, bucket_pollers
+from tests.support.bucket_pollers import BucketPollers, Disturber
 from tests.support.cart_histories import (
     KILLED,
-    CartsSource,
-    carts_source,
     check_guarantees,
 )
-from tests.support.recording_pubsub import RecordingPubSub
 
 FILE_STEPS = [
     step
@@ -31,29 +25,6 @@ ALL_STEPS = [*FILE_STEPS, *BUCKET_STEPS]
 POLL_STEPS = [step for step in BUCKET_STEPS if step != "letters-replayed"]
 # on both sides of the commit, and of the moment from which a bucket knows what has left
 TELLING_STEPS = ("state-uploaded", "head-committed", "round-recorded", "head-forgotten")
-
-
-@pytest.fixture
-def source() -> Iterator[CartsSource]:
-    with carts_source() as started:
-        for cart_id in range(1, 6):
-            started.put(cart_id, (cart_id, 1), (1, 2))
-        yield started
-
-
-@pytest.fixture
-def pubsub() -> Iterator[RecordingPubSub]:
-    server = RecordingPubSub()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def pollers(
-    tmp_path: Path, storage: LocalGcp, source: CartsSource, pubsub: RecordingPubSub
-) -> Iterator[BucketPollers]:
-    with bucket_pollers(tmp_path, storage, source, pubsub) as made:
-        yield made
 
 
 def check_all(pollers: BucketPollers, generations: int = 1) -> None:

@@ -8,7 +8,6 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,10 @@ import grpc
 import pytest
 
 import near_realtime_ingestion_2 as stage
-from local_gcp.servers import LocalGcp
-from tests.support.bucket_pollers import LEASE_SECONDS, BucketPollers, bucket_pollers
+from tests.support.bucket_pollers import LEASE_SECONDS, BucketPollers
 from tests.support.cart_histories import (
     KILLED,
-    CartsSource,
     Ended,
-    carts_source,
     check_guarantees,
     published,
     run_here,
@@ -30,29 +26,6 @@ from tests.support.cart_histories import (
 from tests.support.faulty_storage import HANGS, LOST_REPLY, Fault
 from tests.support.local_gcp_process import until
 from tests.support.recording_pubsub import RecordingPubSub
-
-
-@pytest.fixture
-def source() -> Iterator[CartsSource]:
-    with carts_source() as started:
-        for cart_id in range(1, 6):
-            started.put(cart_id, (cart_id, 1), (1, 2))
-        yield started
-
-
-@pytest.fixture
-def pubsub() -> Iterator[RecordingPubSub]:
-    server = RecordingPubSub()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def pollers(
-    tmp_path: Path, storage: LocalGcp, source: CartsSource, pubsub: RecordingPubSub
-) -> Iterator[BucketPollers]:
-    with bucket_pollers(tmp_path, storage, source, pubsub) as made:
-        yield made
 
 
 def head_of(pollers: BucketPollers) -> dict[str, Any]:
@@ -86,10 +59,10 @@ def test_the_next_disk_goes_on_where_the_last_one_was_lost(pollers: BucketPoller
 def test_an_unchanged_poll_of_a_fresh_disk_asks_three_times_and_writes_no_state(
     pollers: BucketPollers,
 ) -> None:
-    pollers.poll("a")
+    pollers.poll("a", lease=60)
     before = head_of(pollers)
     calls(pollers)
-    assert pollers.poll("b").summary()["carts"] == 5
+    assert pollers.poll("b", lease=60).summary()["carts"] == 5
     assert calls(pollers) == ["GET head.json", "POST", "POST"]
     after = head_of(pollers)
     assert after["state"] == before["state"]
@@ -98,20 +71,20 @@ def test_an_unchanged_poll_of_a_fresh_disk_asks_three_times_and_writes_no_state(
 
 
 def test_a_changed_poll_writes_its_state_once(pollers: BucketPollers) -> None:
-    pollers.poll("a")
+    pollers.poll("a", lease=60)
     pollers.source.put(1, (9, 9))
     calls(pollers)
-    pollers.poll("a")
+    pollers.poll("a", lease=60)
     # head taken, batch, state, commit, what has left, head without the batch, head released
     assert calls(pollers).count("POST") == 7
 
 
 def test_a_state_that_lies_here_is_not_fetched_again(pollers: BucketPollers) -> None:
-    pollers.poll("a")
+    pollers.poll("a", lease=60)
     for name, fetched in (("a", 0), ("b", 1)):
         pollers.source.put(1, (9, 9), user=fetched)
         calls(pollers)
-        pollers.poll(name)
+        pollers.poll(name, lease=60)
         assert sum(call.startswith("GET state") for call in calls(pollers)) == fetched
 
 
@@ -300,7 +273,7 @@ def test_a_state_of_the_disk_and_one_of_the_bucket_do_not_meet(pollers: BucketPo
     assert to_bucket.code == 2
     assert "hold a state that is no working copy of gs://" in to_bucket.log
     assert pollers.names() == []
-    pollers.poll("copy")
+    pollers.poll("copy", lease=60)
     to_disk = refused(pollers, "copy")
     assert to_disk.code == 2
     assert "gs://" in to_disk.log

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -21,7 +20,6 @@ from tests.support.cart_histories import (
     KILLED,
     CartsSource,
     Ended,
-    carts_source,
     check_guarantees,
     check_no_sequence_twice,
     fold,
@@ -43,21 +41,6 @@ def steps_of(*files: str) -> list[str]:
 LOCAL_STEPS = steps_of("batch", "checkpoint", "state", "published")
 PUBSUB_STEPS = [*LOCAL_STEPS, *steps_of("event", "dead_letter")]
 REPLAY_STEPS = steps_of("event", "published", "replay")
-
-
-@pytest.fixture
-def source() -> Iterator[CartsSource]:
-    with carts_source() as started:
-        for cart_id in range(1, 6):
-            started.put(cart_id, (cart_id, 1), (1, 2))
-        yield started
-
-
-@pytest.fixture
-def pubsub() -> Iterator[RecordingPubSub]:
-    server = RecordingPubSub()
-    yield server
-    server.stop()
 
 
 def crash(

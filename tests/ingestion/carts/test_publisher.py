@@ -47,13 +47,6 @@ def source() -> Iterator[CartsSource]:
 
 
 @pytest.fixture
-def pubsub() -> Iterator[RecordingPubSub]:
-    server = RecordingPubSub()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def publisher(
     pubsub: RecordingPubSub, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[PubSubPublisher]:

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import signal
 
+from ingestion.project import check_packages
+
 if __name__ == "__main__":
     # Ctrl-C while the rest is imported ends the process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    check_packages()
 
 import argparse
 import json

@@ -157,3 +157,18 @@ def test_quotes_that_docker_passes_on_are_wrong_configuration(script: str) -> No
     ended = shell(f"python {script}", GCP_PROJECT_ID='"my-project"')
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("GCP_PROJECT_ID is set to")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_another_python_than_the_environment_s_is_one_sentence(script: str) -> None:
+    # -S: no package that was installed is found
+    done = subprocess.run(
+        [sys.executable, "-S", script, "--help"],
+        cwd=PROJECT_FOLDER,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = "The package dotenv is missing: run 'make setup', and use .venv/bin/python.\n"
+    assert done.stderr == said

@@ -172,7 +172,7 @@ def cart_verification(shop: Shop) -> Row:
         "different": different,
         "unsettled": extra if is_held else 0,
         "drifting": 0,
-        "is_verified": not (missing or different or (extra and not is_held)),
+        "is_verified": not (missing or different or extra),
     }
 
 

@@ -15,6 +15,10 @@ select
     countif(difference = 'different' and unsettled_reason is null) as different,
     countif(unsettled_reason is not null) as unsettled,
     countif(is_drift) as drifting,
-    countif(difference != 'agrees' and unsettled_reason is null) = 0 as is_verified
+    -- a doubt about the snapshot, or a held deletion, is no agreement
+    countif(
+        difference != 'agrees'
+        and unsettled_reason is distinct from 'a later poll saw the change'
+    ) = 0 as is_verified
 from drift
 group by observed_at

@@ -138,6 +138,16 @@ judged as (
             when compared.in_shop != compared.in_gold then 'different'
             else 'agrees'
         end as difference,
+        -- a deletion is held for three polls: not from one of these snapshots to the other
+        sum(
+            if(
+                compared.in_shop is null
+                and compared.settled_at <= runs.observed_at
+                and runs.quarantined_records + runs.rejected_records = 0,
+                1,
+                0
+            )
+        ) over (partition by compared.cart_id) > 1 as is_gone_twice,
         sum(if(compared.in_shop is null, 1, 0)) over (partition by compared.run_id) as extra_carts,
         sum(if(compared.in_gold is not null, 1, 0)) over (
             partition by compared.run_id
@@ -152,10 +162,11 @@ judged as (
 explained as (
 
     select
-        * except (shows_absence, extra_carts, gold_carts, settled_at),
+        * except (shows_absence, is_gone_twice, extra_carts, gold_carts, settled_at),
         case
             when difference = 'agrees' then null
             when settled_at > observed_at then 'a later poll saw the change'
+            when is_gone_twice then null
             when difference = 'extra' and not shows_absence then 'the snapshot may lack the cart'
             when difference = 'extra' and extra_carts > 2 and extra_carts * 10 > gold_carts * 3
                 then 'so many deletions may be held'

@@ -29,3 +29,13 @@ select
     date(ingested_at) as arrived_date
 from {{ ref('base_users') }}
 where rejected_reason is not null
+union all
+select
+    'carts_raw' as source_table,
+    run_id as row_id,
+    cast(cart_id as string) as record_id,
+    rejected_reason,
+    ingested_at as arrived_at,
+    date(ingested_at) as arrived_date
+from {{ ref('base_carts') }}
+where rejected_reason is not null

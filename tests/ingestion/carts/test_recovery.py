@@ -446,8 +446,10 @@ class Operator:
         ]
 
     def act(self) -> None:
-        self.dice.choice(self.deeds)()
-        self.latest = max(self.latest, self.world.now + timedelta(days=1))
+        try:
+            self.dice.choice(self.deeds)()
+        finally:
+            self.latest = max(self.latest, self.world.now + timedelta(days=1))
 
     def poll(self) -> None:
         ids = self.dice.sample(range(1, 7), self.dice.randint(1, 6))
@@ -467,6 +469,7 @@ class Operator:
         if self.copies:
             copy = self.dice.choice(self.copies)
             for path in self.dice.sample(sorted(copy), self.dice.randint(0, len(copy))):
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(copy[path])
             self.world.restart()
 

@@ -59,12 +59,13 @@ from ingestion.carts.checkpoint import Binding
 from ingestion.carts.dead_letters import replay_dead_letters
 from ingestion.carts.destination import LOCAL_ONLY, topic_destination
 from ingestion.carts.event_batch import DamagedBatchError
+from ingestion.carts.lease_errors import LeaseHeldError, LeaseLostError
 from ingestion.carts.opening import load
 from ingestion.carts.outbox import EventFolder
 from ingestion.carts.poller import Ask, Poller, PollResult, PollRules
 from ingestion.carts.publishing import PublishRound, PublishTotals, StopReason, acknowledge_all
 from ingestion.carts.recovery import MadeForAnotherError
-from ingestion.carts.replica import BUCKET_FOLDER, LeaseHeldError, LeaseLostError, Replica
+from ingestion.carts.replica import BUCKET_FOLDER, Replica
 from ingestion.carts.state import CorruptStateError, StateError
 from ingestion.carts.state_file import StateFile, TouchedStateError
 from ingestion.carts.status import print_status, status_of

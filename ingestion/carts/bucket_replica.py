@@ -35,9 +35,10 @@ from ingestion.carts.bucket_objects import (
 from ingestion.carts.checkpoint import Binding
 from ingestion.carts.event_batch import Batch
 from ingestion.carts.head import Head, HeadLease, PendingBatch
+from ingestion.carts.lease_errors import LeaseLostError
 from ingestion.carts.publishing import RoundResult
 from ingestion.carts.recovery import OLD_COPY
-from ingestion.carts.replica import BUCKET_FOLDER, LeaseLostError, Replica, StateElsewhere
+from ingestion.carts.replica import BUCKET_FOLDER, Replica, StateElsewhere
 from ingestion.carts.state import StateError, StateHeader, read_header
 from ingestion.carts.working_copy import WorkingCopy, day_before, label_of
 from ingestion.durable_files import failpoint

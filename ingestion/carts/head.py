@@ -38,7 +38,7 @@ from msgspec.structs import replace
 
 from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError, ReplacedError
 from ingestion.carts.checkpoint import Checkpoint
-from ingestion.carts.replica import LeaseHeldError, LeaseLostError
+from ingestion.carts.lease_errors import LeaseHeldError, LeaseLostError
 from ingestion.carts.state import StateHeader
 from ingestion.objects import ObjectFolder, StoredObject
 

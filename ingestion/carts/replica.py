@@ -32,14 +32,6 @@ if TYPE_CHECKING:
 BUCKET_FOLDER = "near_realtime/"
 
 
-class LeaseHeldError(Exception):
-    """Another process holds the lease; nothing was done. The message says who, and until when."""
-
-
-class LeaseLostError(Exception):
-    """Another process has taken over in the middle of a poll: this one has to stop."""
-
-
 class StateElsewhere(NamedTuple):
     """A state whose file is not here: a name that no other state has, and its header."""
 

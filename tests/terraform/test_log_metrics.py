@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 import near_realtime_ingestion_2
-from ingestion.carts.replica import LeaseHeldError, LeaseLostError
+from ingestion.carts.lease_errors import LeaseHeldError, LeaseLostError
 from ingestion.carts.stop import Stop
 from ingestion.carts.summary import Summary
 from ingestion.logs import JsonFormatter

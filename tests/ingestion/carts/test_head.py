@@ -14,7 +14,7 @@ from google.cloud.storage import Client
 
 from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
 from ingestion.carts.head import HEAD_NAME, Head, HeadLease, PendingBatch
-from ingestion.carts.replica import LeaseHeldError, LeaseLostError
+from ingestion.carts.lease_errors import LeaseHeldError, LeaseLostError
 from ingestion.objects import ObjectFolder, Patience, StoredObject
 from local_gcp.resources import STATE_BUCKET_NAME
 from local_gcp.servers import LocalGcp

@@ -11,9 +11,8 @@ a signal has asked to end.
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,29 +24,17 @@ import msgspec
 import requests
 from google.api_core import exceptions
 from google.cloud.storage import Blob, Bucket
-from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError, ReplacedError
+from ingestion.checksum import crc32c_of, crc32c_of_file, spelled_crc32c
+from ingestion.google_outages import BYTES_PER_SECOND, OUTAGES
 
 # a larger object goes up in pieces, a request each, with which no precondition is given
 SINGLE_REQUEST_BYTES = 8 << 20
 PIECE_BYTES = 16 << 20
-# an answer is waited for a second longer for each so many bytes
-BYTES_PER_SECOND = 10_000_000
 # what is left of a time that has run out: the client takes no 0
 LEAST_SECONDS = 0.05
-
-OUTAGES = (
-    ConnectionError,
-    requests.RequestException,
-    google.auth.exceptions.TransportError,
-    exceptions.RetryError,
-    exceptions.ServerError,
-    exceptions.TooManyRequests,
-    # the bytes that arrived are not those that were sent
-    DataCorruption,
-)
 
 
 class StoredObject(msgspec.Struct, frozen=True):
@@ -213,7 +200,7 @@ class ObjectFolder:
         """Turn the exceptions of Google's client into ours."""
         try:
             yield
-        except OUTAGES as error:
+        except (*OUTAGES, requests.RequestException) as error:
             cause = getattr(error, "cause", None) or error
             raise BucketUnreachableError(
                 f"{self.url} could not be reached ({type(cause).__name__})"
@@ -231,20 +218,6 @@ class ObjectFolder:
             ) from None
 
 
-def crc32c_of(blocks: Iterable[bytes]) -> str:
-    """Return the checksum of some blocks as Cloud Storage spells it."""
-    crc = 0
-    for block in blocks:
-        crc = google_crc32c.extend(crc, block)
-    return _spelt(crc)
-
-
-def crc32c_of_file(file: Path) -> str:
-    """Return the checksum of a file as Cloud Storage spells it."""
-    with file.open("rb") as content:
-        return crc32c_of(iter(lambda: content.read(1 << 20), b""))
-
-
 class _Passed:
     """A file on its way up or down, which `go_on` may end between two pieces."""
 
@@ -256,7 +229,7 @@ class _Passed:
 
     @property
     def crc32c(self) -> str:
-        return _spelt(self._crc)
+        return spelled_crc32c(self._crc)
 
     def read(self, size: int = -1) -> bytes:
         self._go_on()
@@ -273,7 +246,3 @@ class _Passed:
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
-
-
-def _spelt(crc: int) -> str:
-    return base64.b64encode(crc.to_bytes(4, "big")).decode()

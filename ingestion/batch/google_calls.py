@@ -12,26 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import google.auth.exceptions
-import requests
 from google.api_core import exceptions
 from google.api_core.retry import Retry
 from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
-from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 
-# an upload is given a second more for each so many bytes
-UPLOAD_BYTES_PER_SECOND = 10_000_000
-OUTAGES = (
-    ConnectionError,
-    requests.ConnectionError,
-    requests.Timeout,
-    google.auth.exceptions.TransportError,
-    exceptions.RetryError,
-    exceptions.ServerError,
-    exceptions.TooManyRequests,
-    # the bytes that arrived are not those that were sent
-    DataCorruption,
-)
+from ingestion.google_outages import BYTES_PER_SECOND, OUTAGES
 
 
 class Unavailable(Exception):  # noqa: N818
@@ -50,7 +36,7 @@ class Limits:
 
     def of_storage(self, size: int = 0) -> dict[str, Any]:
         """Return the bounds for a call to Cloud Storage that moves `size` bytes."""
-        return self._bounds(STORAGE_RETRY, self.seconds + size / UPLOAD_BYTES_PER_SECOND)
+        return self._bounds(STORAGE_RETRY, self.seconds + size / BYTES_PER_SECOND)
 
     def of_bigquery(self) -> dict[str, Any]:
         """Return the bounds for a call to BigQuery."""

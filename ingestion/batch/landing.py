@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from ingestion.batch.receipts import (
     temporary_files,
     write_receipt,
 )
+from ingestion.checksum import spelled_crc32c
 from ingestion.durable_files import failpoint
 from ingestion.records import Window
 
@@ -83,7 +83,7 @@ def land(
             records=written.records,
             quarantined=written.quarantined + reading.replayed_from,
             bytes=written.bytes,
-            crc32c=_as_cloud_storage_spells(written.crc),
+            crc32c=spelled_crc32c(written.crc),
             is_waiting=is_waiting,
             version=RECEIPT_VERSION,
             replayed_run_id=reading.replayed_run_id,
@@ -100,15 +100,6 @@ def land(
         raise
     put_in_place(raw_dir, landing)
     return landing
-
-
-def crc32c_of(file: Path) -> str:
-    """Return the checksum of a file as Cloud Storage gives it."""
-    crc = 0
-    with file.open("rb") as content:
-        while block := content.read(1 << 20):
-            crc = google_crc32c.extend(crc, block)
-    return _as_cloud_storage_spells(crc)
 
 
 def _write(
@@ -129,10 +120,6 @@ def _write(
                 refused = reading.opening(reason=bad.reason, position=bad.position)
                 quarantine.write(quarantine_line(bad, refused, reading.redacted))
     return written
-
-
-def _as_cloud_storage_spells(crc: int) -> str:
-    return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
 
 @contextmanager

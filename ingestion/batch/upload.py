@@ -14,8 +14,8 @@ from google.api_core import exceptions
 from google.cloud.storage import Blob, Bucket
 
 from ingestion.batch.google_calls import Limits, Rejected, calling
-from ingestion.batch.landing import crc32c_of
 from ingestion.batch.receipts import Landing, LandingError, decode_receipt
+from ingestion.checksum import crc32c_of_file
 from ingestion.durable_files import failpoint
 
 # the client holds a chunk of a large upload in memory; its own default is 100 MB
@@ -49,7 +49,7 @@ def upload_once(bucket: Bucket, landing: Landing, raw_dir: Path, limits: Limits)
     uploaded = find_uploaded(bucket, landing.entity, landing.run_id, limits)
     if not uploaded:
         file = raw_dir / landing.data_path
-        if not file.exists() or crc32c_of(file) != landing.crc32c:
+        if not file.exists() or crc32c_of_file(file) != landing.crc32c:
             raise Rejected(f"{file} is not what was landed, and is not uploaded")
         if landing.quarantine_path:
             _create_once(bucket, landing.quarantine_path, landing, raw_dir, limits)

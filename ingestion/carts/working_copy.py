@@ -23,8 +23,9 @@ from ingestion.carts.event_store import EventStore, Position
 from ingestion.carts.head import Head
 from ingestion.carts.publishing import RoundResult
 from ingestion.carts.state_file import LastPoll, last_poll_file
+from ingestion.checksum import crc32c_of_file
 from ingestion.durable_files import replace_file
-from ingestion.objects import ObjectFolder, StoredObject, crc32c_of_file
+from ingestion.objects import ObjectFolder, StoredObject
 from ingestion.settings import ConfigurationError
 
 log = logging.getLogger(__name__)

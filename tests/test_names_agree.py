@@ -16,13 +16,10 @@ import start_apis_GCP
 from ingestion.batch.entities import ENTITIES
 from ingestion.batch.lines import envelope
 from ingestion.batch.load import MANIFEST_TABLE
-from ingestion.project import PROJECT_FOLDER
+from ingestion.project import PROJECT_FOLDER, SCHEMA_FOLDER
 from tests.support.terraform_cli import VARIABLES, Terraform, terraform_with_a_provider
 
-SCHEMAS = {
-    path.stem: json.loads(path.read_text())
-    for path in (PROJECT_FOLDER / "terraform/schemas").glob("*.json")
-}
+SCHEMAS = {path.stem: json.loads(path.read_text()) for path in SCHEMA_FOLDER.glob("*.json")}
 DOTENV = dotenv_values(PROJECT_FOLDER / ".env")
 Plan = dict[str, dict[str, Any]]
 

@@ -43,7 +43,7 @@ from ingestion.carts.state import StateError, StateHeader, read_header
 from ingestion.carts.working_copy import WorkingCopy, day_before, label_of
 from ingestion.durable_files import failpoint
 from ingestion.objects import ObjectFolder, Patience
-from ingestion.settings import storage_client
+from ingestion.settings import setting, storage_client
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ def open_bucket(
     """Return the replica in a bucket; a signal makes what `seconds_left` says finite."""
     bucket = storage_client(project_id).bucket(bucket_name)
     objects = ObjectFolder(bucket, BUCKET_FOLDER, Patience(CALL_SECONDS, seconds_left))
-    where = os.environ.get("CLOUD_RUN_EXECUTION") or socket.gethostname()
+    where = setting("CLOUD_RUN_EXECUTION") or socket.gethostname()
     holder = f"{where} pid {os.getpid()} {secrets.token_hex(4)}"
     lease = HeadLease(objects, holder, lease_seconds)
     return BucketReplica(objects, lease, WorkingCopy(state_file, events_dir), binding)

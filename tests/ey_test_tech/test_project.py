@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ingestion.project import PROJECT_FOLDER
+from ingestion.project import PROJECT_FOLDER, SCHEMA_FOLDER
 from tests.support import shop_gold
-from tests.support.dbt_warehouse import DBT_PROJECT, SCHEMAS, Warehouse, comparable, today
+from tests.support.dbt_warehouse import DBT_PROJECT, Warehouse, comparable, today
 from tests.support.shop_history import thirty_days
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def test_every_model_and_every_column_is_described(
 
 def test_every_bronze_column_is_described(manifest: dict[str, Any]) -> None:
     for source in manifest["sources"].values():
-        fields = json.loads((SCHEMAS / f"{source['name']}.json").read_text())
+        fields = json.loads((SCHEMA_FOLDER / f"{source['name']}.json").read_text())
         described = {name for name, c in source["columns"].items() if c["description"]}
         assert described == {field["name"] for field in fields}
 

@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from tests.support.dbt_warehouse import PARTITION_COLUMNS, SCHEMAS
+from ingestion.project import SCHEMA_FOLDER
+from tests.support.dbt_warehouse import PARTITION_COLUMNS
 from tests.support.googlesql import Column, GoogleSql, ZetaSQLError, output_columns
 from tests.support.table_reads import Catalog
 
@@ -31,7 +32,7 @@ class Verdict(NamedTuple):
 
 def bronze_columns(table: str) -> list[Column]:
     """Return a bronze table's real columns, from Terraform's schema file."""
-    fields = json.loads((SCHEMAS / f"{table}.json").read_text())
+    fields = json.loads((SCHEMA_FOLDER / f"{table}.json").read_text())
     return [Column(f["name"], TYPE_OF.get(f["type"], f["type"])) for f in fields]
 
 

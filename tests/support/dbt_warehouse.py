@@ -17,11 +17,10 @@ from dbt.cli.main import dbtRunner
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
-from ingestion.project import PROJECT_FOLDER
+from ingestion.project import PROJECT_FOLDER, SCHEMA_FOLDER
 from tests.support.bigquery_target import Job, recorded_jobs, write_profile
 
 DBT_PROJECT = PROJECT_FOLDER / "ey_test_tech"
-SCHEMAS = PROJECT_FOLDER / "terraform" / "schemas"
 PARTITION_COLUMNS = {
     "products_raw": "_ingested_at",
     "users_raw": "_ingested_at",
@@ -84,7 +83,7 @@ class Warehouse:
 
     def schema_of(self, bronze_table: str) -> list[bigquery.SchemaField]:
         """Return the columns of a bronze table."""
-        return self.client.schema_from_json(str(SCHEMAS / f"{bronze_table}.json"))
+        return self.client.schema_from_json(str(SCHEMA_FOLDER / f"{bronze_table}.json"))
 
     def load(self, bronze_table: str, rows: Iterable[Row]) -> None:
         """Append rows by a load job, as the pipeline does."""

@@ -120,7 +120,9 @@ class Garbage:
 
         Only as the holder, and not what newer epochs have written: we may be a sleeper.
         """
-        found = [*self._objects.names("state/"), *self._objects.names("outbox/")]
+        found: list[str] = []
+        with suppress(BucketUnreachableError, BucketRefusedError):
+            found = [*self._objects.names("state/"), *self._objects.names("outbox/")]
         self.delete(name for name in found if name not in named and _epoch_of(name) <= epoch)
 
 

@@ -106,8 +106,8 @@ class BucketReplica(Replica):
         self._names.epoch = head.epoch
         self._rebuild(head, is_new=is_new)
         if self._lease.taken_from or not is_new:
-            # one of another, or of ours, did not end as it should
-            self._garbage.delete_orphans(head.objects(), head.epoch)
+            # one of another, or of ours, did not end as it should, and the next may not either
+            self._delete_orphans()
         self._is_committed = True
         failpoint("copy-rebuilt")
 
@@ -142,11 +142,11 @@ class BucketReplica(Replica):
         self._is_committed = False
         self._note_good_poll(self._copy.last_good_poll())
         if batch or is_state_saved:
-            former = self._lease.head.state
             self._lease.swap(**self._written(batch, is_state_saved=is_state_saved))
             self._elsewhere = None
             failpoint("head-committed")
-            self._garbage.delete([former.name] if former and is_state_saved else [])
+            # the former state, and what a sleeper or a refused deletion has left behind
+            self._delete_orphans()
         self._is_clean = self._is_committed = True
 
     def publish_deadline(self) -> float:
@@ -190,6 +190,9 @@ class BucketReplica(Replica):
         except (LeaseLostError, BucketUnreachableError, BucketRefusedError) as error:
             log.warning("the head was not released, its lease has to run out: %s", error)
         failpoint("head-released")
+
+    def _delete_orphans(self) -> None:
+        self._garbage.delete_orphans(self._lease.head.objects(), self._names.epoch)
 
     def _renew(self) -> bool:
         """Renew the head unread, where the working copy is certainly what it says."""

@@ -15,8 +15,8 @@ The protocol, and why each step is where it is:
         and ended by then: a sleeper that wakes in a round repeats committed events, no others.
      7. Write what has left (event store, dead letters), and only then
      8. swap the batch out of pending: a next holder in between finds in 7 what has left already.
-     9. Delete what no head names any more: after the swap that forgot it, or by who takes over
-        from the dead.
+     9. Delete what no head names any more: with each commit, and where one takes over from the
+        dead.
     10. Release the head last: until then nobody else begins.
 
 A write answered with 412 is read again: with our nonce in the head it was our own, whose answer

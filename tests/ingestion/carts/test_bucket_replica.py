@@ -107,6 +107,21 @@ def test_an_answer_of_any_swap_may_be_lost(pollers: BucketPollers) -> None:
     assert len(pollers.pubsub.documents) == 5 + 6
 
 
+def test_what_could_not_be_deleted_goes_with_the_next_change(pollers: BucketPollers) -> None:
+    """By another process, though the one that failed to delete it has released the head."""
+    pollers.storage.judge = lambda method, _: 412 if method == "DELETE" else None
+    for value in (8, 9):
+        pollers.source.put(1, (value, 9))
+        assert pollers.poll("a").end() == 0
+    assert pollers.names("outbox/")
+    assert len(pollers.names("state/")) == 2
+    pollers.storage.judge = lambda *_: None
+    pollers.source.put(1, (7, 9))
+    assert pollers.poll("b").end() == 0
+    assert pollers.names("outbox/") == []
+    assert len(pollers.names("state/")) == 1
+
+
 def test_a_live_holder_elsewhere_is_no_failure(pollers: BucketPollers) -> None:
     holder = pollers.start("a", "--poll-interval", "30", lease=30)
     until(lambda: "polled poll=1" in holder.log())

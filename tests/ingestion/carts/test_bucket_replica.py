@@ -143,21 +143,28 @@ def test_a_live_holder_elsewhere_is_no_failure(pollers: BucketPollers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "published_by_sleeper"), [("commit", 0), ("head without the batch", 1)]
+    ("written_before", "published_by_sleeper"),
+    [
+        pytest.param(["batch", "state"], 0, id="commit"),
+        pytest.param(["batch", "state", "what has left"], 1, id="head without the batch"),
+    ],
 )
 def test_who_sleeps_past_its_lease_is_fenced_at_its_next_swap(
-    pollers: BucketPollers, write: str, published_by_sleeper: int
+    pollers: BucketPollers, written_before: list[str], published_by_sleeper: int
 ) -> None:
-    """Stopped with the request on its way, which arrives when another has come and gone."""
+    """Stopped with the swap on its way, which arrives when another has come and gone."""
     pollers.poll("a")
     pollers.source.put(1, (9, 9))
-    order = ["taken", "batch", "state", "commit", "what has left", "head without the batch"]
-    writes: list[str] = []
+    created: list[str] = []
+    stopped: list[int] = []
 
     def judge(method: str, address: str) -> Fault:
-        if method == "POST":
-            writes.append(address)
-        if method == "POST" and len(writes) == order.index(write) + 1:
+        if method != "POST" or stopped:
+            return None
+        if "ifGenerationMatch=0" in address:
+            created.append(address)
+        elif len(created) == len(written_before):
+            stopped.append(sleeper.pid)
             os.kill(sleeper.pid, signal.SIGSTOP)
             time.sleep(LEASE_SECONDS)
             pollers.source.put(1, (8, 8))

@@ -15,7 +15,8 @@ bqemulator 1.4.0 accepts loads that BigQuery refuses, so a wrong pipeline could 
                                          offset beyond 14 hours, a moment outside years 1 to 9999
 
 Each one replaces a function inside bqemulator, which is why its version is pinned; a test shows
-each. DuckDB's spatial extension comes from its package, not from the network or from $HOME.
+each. DuckDB's spatial extension comes from its package, not from the network or from $HOME, and
+a statement is parsed once, not again for each of bqemulator's rewritings.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ from bqemulator.jobs import executor
 from bqemulator.server import run_forever
 from bqemulator.storage.engine import DuckDBEngine
 from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
 from sqlglot.dialects.duckdb import DuckDB
+
+from local_gcp.syntax_trees import parse_once
 
 # length of a partition decorator -> how DuckDB writes the partition of a time
 PARTITION_FORMATS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H"}
@@ -59,7 +63,7 @@ execute_load_job = executor.execute_load_job
 apply_write_disposition = executor._apply_load_write_disposition
 load_file = executor._load_path_into_target
 count_rows_after_load = executor._refresh_load_row_count
-duckdb_type_name = DuckDB.Generator.datatype_sql
+duckdb_type_name = DuckDB.Generator.TRANSFORMS[exp.DataType]
 duckdb_safe_cast = DuckDB.Generator.trycast_sql
 
 
@@ -232,10 +236,12 @@ def make_strict() -> None:
         (executor, "_load_path_into_target", load_file_strictly),
         (executor, "_refresh_load_row_count", commit_load),
         (DuckDBEngine, "_load_spatial", load_packaged_spatial),
-        (DuckDB.Generator, "datatype_sql", numeric_with_nine_decimals),
-        (DuckDB.Generator, "trycast_sql", safe_cast_of_readable_timestamps),
+        (Dialect, "parse", parse_once),
     ):
         setattr(owner, name, replacement)
+    # sqlglot is compiled, and asks for these alone
+    DuckDB.Generator.TRANSFORMS[exp.DataType] = numeric_with_nine_decimals
+    DuckDB.Generator.TRANSFORMS[exp.TryCast] = safe_cast_of_readable_timestamps
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -130,10 +130,17 @@ def _check_texts(values: list[Any]) -> None:
 
 
 def _check_number(spelling: str) -> None:
-    """Raise where neither a double nor a NUMERIC (29 digits before the point, 9 after) holds it."""
+    if not is_kept_number(spelling):
+        raise _DefectError("a number that neither FLOAT64 nor NUMERIC holds")
+
+
+def is_kept_number(spelling: str) -> bool:
+    """Tell whether a double or a NUMERIC (29 digits before the point, 9 after) holds a number."""
     try:
         # a double holds the number that it gives back
-        if Decimal(repr(float(spelling))) != Decimal(spelling):
+        double = repr(float(spelling))
+        if double != spelling and Decimal(double) != Decimal(spelling):
             _NUMERIC.quantize(Decimal(spelling), _NUMERIC_STEP)
     except DecimalException:
-        raise _DefectError("a number that neither FLOAT64 nor NUMERIC holds") from None
+        return False
+    return True

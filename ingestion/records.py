@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ingestion.json_array import BadAnswer, decode_raws, split_array
-from ingestion.json_defects import defect_of, may_have_defects
+from ingestion.json_defects import NOT_UNICODE, defect_of, may_have_defects
 from ingestion.plain_records import Int64, PlainReader, PlainRecords
 
 # with more bad records than this share, and more than so many, the answer as a whole is not to be
@@ -34,23 +34,30 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive records of an answer: the valid ones, as bytes and decoded, and the bad ones."""
+    """Consecutive records of an answer: the valid ones, as bytes, their keys, and the bad ones."""
 
     raws: list[msgspec.Raw] | PlainRecords
-    records: list[Any]
+    keys: list[int]
     bad: list[BadRecord]
 
 
 def split_plainly(
-    blocks: Iterable[bytes], record_type: type[Any]
+    blocks: Iterable[bytes], record_type: type[Any], key: str = "id"
 ) -> Iterator[list[msgspec.Raw] | PlainRecords]:
     """Cut one JSON array like split_records, only that parts of usual text need no closer look."""
-    reader = PlainReader(record_type)
-    return split_array(blocks, lambda array: reader.read(array) or decode_raws(array))
+    reader = PlainReader(record_type, key)
+
+    def read(array: bytes) -> list[msgspec.Raw] | PlainRecords:
+        raws = decode_raws(array)
+        return reader.read(array, raws) or raws
+
+    return split_array(blocks, read)
 
 
 def check_records(
-    windows: Iterable[list[msgspec.Raw] | PlainRecords], record_type: type[Any], key: str = "id"
+    windows: Iterable[list[msgspec.Raw] | PlainRecords],
+    record_type: type[Any],
+    key: str = "id",
 ) -> Iterator[Window]:
     """Yield the windows of `split_records` with each record validated as `record_type`.
 
@@ -58,16 +65,15 @@ def check_records(
     records and too many bad records raise BadAnswer.
     """
     check = _Checker(record_type, key)
-    key_of = attrgetter(key)
     seen = SeenIds()
     position = bad_count = 0
     first_bad: BadRecord | None = None
     for raws in windows:
         if isinstance(raws, PlainRecords):
-            window = Window(raws, raws.records, [])
+            window = Window(raws, raws.keys, [])
         else:
             window = check(raws, position)
-        duplicate = seen.add(map(key_of, window.records))
+        duplicate = seen.add(window.keys)
         if duplicate is not None:
             raise BadAnswer(f"answered a list that holds {key} {duplicate} twice")
         first_bad = first_bad or next(iter(window.bad), None)
@@ -99,9 +105,8 @@ class SeenIds:
         self._bits = bytearray()
         self._others: set[int] = set()
 
-    def add(self, ids: Iterable[int]) -> int | None:
-        """Remember `ids` up to the first that was seen before, and return that one."""
-        numbers = list(ids)
+    def add(self, numbers: list[int]) -> int | None:
+        """Remember ids up to the first that was seen before, and return that one."""
         if self._add_at_once(numbers):
             return None
         for number in numbers:
@@ -124,8 +129,12 @@ class SeenIds:
         if first < 0 or last >= self._DENSE >> 3 or places > self._SPARSENESS * len(numbers):
             return False
         flags = bytearray(b"0") * places
-        for number in numbers:
-            flags[number - 8 * first] = ord("1")
+        start = numbers[0] - 8 * first
+        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            flags[start : start + len(numbers)] = b"1" * len(numbers)
+        else:
+            for number in numbers:
+                flags[number - 8 * first] = ord("1")
         added = int(flags, 2)
         self._reserve(last + 1)
         bits = int.from_bytes(self._bits[first : last + 1], "big")
@@ -145,25 +154,28 @@ class _Checker:
 
     def __init__(self, record_type: type[Any], key: str) -> None:
         self._key = key
+        self._key_of = attrgetter(key)
         self._decode_record = msgspec.json.Decoder(record_type).decode
         self._decode_window = msgspec.json.Decoder(list[record_type]).decode  # type: ignore[valid-type]
 
     def __call__(self, raws: list[msgspec.Raw], position: int) -> Window:
         array = b"[%b]" % b",".join(raws)
-        with suppress(msgspec.DecodeError, RecursionError):
+        with suppress(ValueError, RecursionError):  # msgspec's errors are ValueErrors
             records = self._decode_window(array)
             if not may_have_defects(raws, array, {self._key: len(raws)}):
-                return Window(raws, records, [])
-        good, records, bad = [], [], []
+                return Window(raws, list(map(self._key_of, records)), [])
+        good, keys, bad = [], [], []
         for offset, raw in enumerate(raws):
             text = bytes(raw)
             reason = defect_of(text, {self._key})
             if reason is None:
                 try:
-                    records.append(self._decode_record(text))
+                    keys.append(self._key_of(self._decode_record(text)))
                     good.append(raw)
                 except msgspec.ValidationError as error:
                     reason = str(error)
+                except msgspec.DecodeError:  # half a surrogate pair in a record that is a text
+                    reason = NOT_UNICODE
             if reason is not None:
                 bad.append(BadRecord(position + offset, reason, text))
-        return Window(good, records, bad)
+        return Window(good, keys, bad)

@@ -5,7 +5,7 @@ body that stops halfway leaves nothing behind in the result.
 
     def read(answer: Answer) -> list[Any]:
         windows = check_records(split_records(answer.blocks()), record_type)
-        return [record for window in windows for record in window.records]
+        return [raw for window in windows for raw in window.raws]
 
     records = fetch(open_session(), "https://fakestoreapi.com/carts", read)
 """

@@ -30,16 +30,14 @@ def to_lines(
     if not records:
         return b""
     if isinstance(records, PlainRecords):
-        lines = records.lines
-        is_clean = redacted.isdisjoint(records.names)
-    else:
-        lines = b"\n".join(records)
-        if lines.count(b"\n") >= len(records) or b"\r" in lines:
-            lines = b"\n".join(bytes(raw).translate(_NEWLINES_TO_SPACES) for raw in records)
-        is_clean = False
+        if redacted.isdisjoint(records.names) and not records.has_newlines:
+            return b"%b%b}\n" % (opening, (b"}\n" + opening).join(records.raws))
+        records = records.raws
+    lines = b"\n".join(records)
+    if lines.count(b"\n") >= len(records) or b"\r" in lines:
+        lines = b"\n".join(bytes(raw).translate(_NEWLINES_TO_SPACES) for raw in records)
     # the envelopes come last, so that what is looked through is as short as it can be
-    lines = lines if is_clean else redact(lines, redacted)
-    return b"%b%b}\n" % (opening, lines.replace(b"\n", b"}\n" + opening))
+    return b"%b%b}\n" % (opening, redact(lines, redacted).replace(b"\n", b"}\n" + opening))
 
 
 def quarantine_line(bad: BadRecord, opening: bytes, redacted: frozenset[str]) -> bytes:

@@ -117,7 +117,7 @@ def valid_lines(lines: Iterable[RefusedLine], entity: Entity) -> list[RefusedLin
         try:
             checked = check_records([[line.record]], record_type, entity.key)
             # two in one line are not the record that was refused
-            return any(len(window.raws) == len(window.records) == 1 for window in checked)
+            return any(len(window.raws) == len(window.keys) == 1 for window in checked)
         except BadAnswer:
             return False
 

@@ -123,7 +123,8 @@ def extract(name: str, run: Run, progress: Progress) -> Landing:
             source_url=public_url(url),
             redacted=entity.redacted,
         )
-        windows = check_records(split_plainly(blocks(), record_type), record_type, entity.key)
+        parts = split_plainly(blocks(), record_type, entity.key)
+        windows = check_records(parts, record_type, entity.key)
         return land(windows, run.raw_dir, reading, is_waiting=run.bronze is not None)
 
     with open_session(run.source.user_agent) as session:

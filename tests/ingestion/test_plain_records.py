@@ -10,7 +10,7 @@ import pytest
 
 from ingestion import json_array
 from ingestion.batch.lines import to_lines
-from ingestion.json_array import split_records
+from ingestion.json_array import decode_raws, split_records
 from ingestion.plain_records import PlainReader, PlainRecords
 from ingestion.records import Id, check_records, split_plainly
 from tests.support.bytes_in_blocks import blocks_of
@@ -35,17 +35,22 @@ def usual(number: int) -> bytes:
 
 def glance(*records: bytes) -> PlainRecords | None:
     """Read records by the shape of a usual one, which is a whole answer's first window."""
-    reader = PlainReader(Record)
-    assert reader.read(b"[%b]" % usual(0))
-    return reader.read(b"[%b]" % b",".join(records))
+    reader = PlainReader(Record, "id")
+    assert read(reader, usual(0))
+    return read(reader, *records)
+
+
+def read(reader: PlainReader, *records: bytes) -> PlainRecords | None:
+    array = b"[%b]" % b",".join(records)
+    return reader.read(array, decode_raws(array))
 
 
 def test_usual_records_are_read_at_a_glance() -> None:
     records = [usual(number) for number in range(1, 10)]
     plain = glance(*records)
     assert plain is not None
-    assert plain.lines.split(b"\n") == records
-    assert [record.id for record in plain.records] == list(range(1, 10))
+    assert list(map(bytes, plain.raws)) == records
+    assert plain.keys == list(range(1, 10))
     assert plain.names == {
         *("id", "title", "price", "rating", "rate", "count", "lines", "productid", "tags", "__v")
     }
@@ -68,7 +73,6 @@ def test_members_that_are_missing_or_null_are_usual_where_they_are_not_required(
         (b"3.9", b"0.12345678901234567890123"),
         (b"3.9", b"1e400"),
         (b"3.9", b"1e-400"),
-        (b"3.9", b"3.90"),
         (b"120", b"9" * 50),
         (b"120", b"[" * 600 + b"]" * 600),
         (b'["a"]', b'[{"password":"x"}]'),
@@ -77,8 +81,8 @@ def test_members_that_are_missing_or_null_are_usual_where_they_are_not_required(
         (b'"a"', b'"\xff"'),
         (b'"title":"', b'"title":5,"x":"'),
         (b'"lines":[{"productId":1}]', b'"lines":null'),
-        (b'"id":1', b'"id": 1'),
-        (b"}", b"}\n"),
+        (b'"id":1', b'"id":9223372036854775807'),
+        (b"3.9", b"9007199254740993.12345678901"),
     ],
 )
 def test_what_is_odd_or_only_written_otherwise_is_not(old: bytes, new: bytes) -> None:
@@ -86,12 +90,41 @@ def test_what_is_odd_or_only_written_otherwise_is_not(old: bytes, new: bytes) ->
     assert odd != usual(1)
     assert glance(usual(2), odd, usual(3)) is None
     # nor where the shape is its own
-    assert PlainReader(Record).read(b"[%b,%b]" % (odd, odd)) is None or b"password" in odd.lower()
+    assert read(PlainReader(Record, "id"), odd, odd) is None or b"password" in odd.lower()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"3.9", b"3.90"),
+        (b"3.9", b"4.333333333333333"),
+        (b"3.9", b"9" * 29 + b".123456789"),
+        (b"3.9", b"null"),
+        (b"3.9", b'"3.9"'),
+        (b'"a"', b'"\\u00e9"'),
+        (b'"a"', b'"},{\\"id\\":2,\\""'),
+        (b'"a"', b'"\\\\\\""'),
+        (b'"rating":{"rate":3.9,"count":120},', b""),
+        (b'"id":1', b'"id" : 1'),
+        (b"}", b"\r\n}"),
+    ],
+)
+@pytest.mark.parametrize("title", [b'"plain"', b'"\\"quoted\\""', b'"\\\\"'])
+def test_what_is_written_otherwise_and_means_the_same_everywhere_is(
+    title: bytes, old: bytes, new: bytes
+) -> None:
+    first, second = (usual(n).replace(b'"\xc3\xa9 \\"quoted\\" \\\\"', title) for n in (1, 2))
+    changed = first.replace(old, new, 1)
+    assert changed != first
+    plain = glance(second, changed)
+    assert plain is not None
+    assert list(map(bytes, plain.raws)) == [second, changed]
+    assert to_lines(plain, b'{"r":', frozenset()).count(b"\n") == 2
 
 
 def test_a_password_is_taken_out_of_usual_records() -> None:
     record = b'{"id":1,"title":"a","price":1,"lines":[{"Password":"x","n":1}]}'
-    plain = PlainReader(Record).read(b"[%b,%b]" % (record, record))
+    plain = read(PlainReader(Record, "id"), record, record)
     assert plain is not None
     kept = b'{"r":{"id":1,"title":"a","price":1,"lines":[{"n":1}]}}\n'
     assert to_lines(plain, b'{"r":', frozenset({"password"})) == 2 * kept
@@ -109,6 +142,11 @@ def test_with_and_without_the_glance_the_lines_are_the_same(
         (b'"__v":0', b'"__v":0,"password":"x"'),
         (b'"lines":[{"productId":1}]', b'"lines":[]'),
         (b"109.95", b'"109.95"'),
+        (b'"a"', b'"\\\\\\""'),
+        (b'"a"', b'"\\u0000"'),
+        (b'"a"', b'"\\ud83d"'),
+        (b"3.9", b"0.12345678901234567890123"),
+        (b"}", b"\n}"),
         (b'"rating"', b'"new":{"a":[1,"x",null]},"rating"'),
     ]
 
@@ -120,7 +158,10 @@ def test_with_and_without_the_glance_the_lines_are_the_same(
         return lines, bad
 
     for _ in range(100):
-        records = [usual(number) for number in range(60)]
+        title = chance.choice([b'"e"', b'"\\"e\\""', b'"e\\\\"'])
+        records = [
+            usual(number).replace(b'"\xc3\xa9 \\"quoted\\" \\\\"', title) for number in range(60)
+        ]
         for place in chance.sample(range(60), chance.randrange(6)):
             records[place] = records[place].replace(*chance.choice(changes))
         body = b"[" + chance.choice([b",", b", "]).join(records) + b"]"

@@ -35,7 +35,7 @@ def test_valid_records_pass_with_their_bytes() -> None:
         b'{"id":1,"title":"a ","x":[1]}',
         b'{"title":"b","id":2}',
     ]
-    assert window.records == [Record(1, "a "), Record(2, "b")]
+    assert window.keys == [1, 2]
     assert window.bad == []
 
 
@@ -62,6 +62,9 @@ def test_valid_records_pass_with_their_bytes() -> None:
         (b'{"id":9,"title":"a","x":0.%b}' % (b"7" * 20), "NUMERIC"),
         (b'{"id":9,"title":"a","x":%b1%b}' % (b"[" * 500, b"]" * 500), "500 levels"),
         (b'{"id":9,"title":"a","x":%b1%b}' % (b'{"y":' * 5000, b"}" * 5000), "500 levels"),
+        (b'{"id":9,"title":"\xff"}', "not valid Unicode"),
+        (b'"\\ud83d"', "not valid Unicode"),
+        (b'"\\u0000"', "Expected `object`, got `str`"),
         (b'{"id":9,"title":"a","id":9}', "`id` stands twice"),
         (b'{"id":9,"title":"a","\\u0069d":8}', "`id` stands twice"),
     ],

@@ -72,6 +72,17 @@ def may_have_defects(
     return _may_hold_odd_number(text, _INSIDE_WORDS) and _may_hold_odd_number(text, _INSIDE_NUMBERS)
 
 
+def may_repeat(records: Sequence[msgspec.Raw], text: bytes, members: Collection[str]) -> bool:
+    """Tell whether a member may stand twice in one object; False is certain, True is not.
+
+    Like `may_have_defects`, for members that a record may lack. One that is spelled with escapes
+    is for that one to find.
+    """
+    spelled = [b'"%b"' % name.encode() for name in members]
+    present = [name for name in spelled if name in text]
+    return any(record.count(name) > 1 for record in map(bytes, records) for name in present)
+
+
 def defect_of(record: bytes, members: Collection[str]) -> str | None:
     """Return why a record, JSON text, must not go further, or None; never with its values."""
     if _may_be_deep(record) and _depth(record) > MAX_DEPTH:

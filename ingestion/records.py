@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ingestion.json_array import BadAnswer, decode_raws, split_array
-from ingestion.json_defects import NOT_UNICODE, defect_of, may_have_defects
+from ingestion.json_defects import NOT_UNICODE, defect_of, may_have_defects, may_repeat
 from ingestion.plain_records import Int64, PlainReader, PlainRecords
 
 # with more bad records than this share, and more than so many, the answer as a whole is not to be
@@ -58,13 +58,15 @@ def check_records(
     windows: Iterable[list[msgspec.Raw] | PlainRecords],
     record_type: type[Any],
     key: str = "id",
+    members: Collection[str] = (),
 ) -> Iterator[Window]:
     """Yield the windows of `split_records` with each record validated as `record_type`.
 
+    Neither the key nor one of `members` may stand twice in one object of a record.
     Whether the answer is data is known at its end only: an empty list, a key that stands in two
     records and too many bad records raise BadAnswer.
     """
-    check = _Checker(record_type, key)
+    check = _Checker(record_type, key, members)
     seen = SeenIds()
     position = bad_count = 0
     first_bad: BadRecord | None = None
@@ -152,8 +154,9 @@ class SeenIds:
 class _Checker:
     """Looks at records closely, and one by one where that does not exclude a defect."""
 
-    def __init__(self, record_type: type[Any], key: str) -> None:
+    def __init__(self, record_type: type[Any], key: str, members: Collection[str]) -> None:
         self._key = key
+        self._members = (key, *(name for name in members if name != key))
         self._key_of = attrgetter(key)
         self._decode_record = msgspec.json.Decoder(record_type).decode
         self._decode_window = msgspec.json.Decoder(list[record_type]).decode  # type: ignore[valid-type]
@@ -162,12 +165,13 @@ class _Checker:
         array = b"[%b]" % b",".join(raws)
         with suppress(ValueError, RecursionError):  # msgspec's errors are ValueErrors
             records = self._decode_window(array)
-            if not may_have_defects(raws, array, {self._key: len(raws)}):
+            once = {self._key: len(raws)}
+            if not (may_have_defects(raws, array, once) or may_repeat(raws, array, self._members)):
                 return Window(raws, list(map(self._key_of, records)), [])
         good, keys, bad = [], [], []
         for offset, raw in enumerate(raws):
             text = bytes(raw)
-            reason = defect_of(text, {self._key})
+            reason = defect_of(text, self._members)
             if reason is None:
                 try:
                     keys.append(self._key_of(self._decode_record(text)))

@@ -115,7 +115,7 @@ def valid_lines(lines: Iterable[RefusedLine], entity: Entity) -> list[RefusedLin
         if _REPLACEMENT in bytes(line.record):
             return False
         try:
-            checked = check_records([[line.record]], record_type, entity.key)
+            checked = check_records([[line.record]], record_type, entity.key, entity.members)
             # two in one line are not the record that was refused
             return any(len(window.raws) == len(window.keys) == 1 for window in checked)
         except BadAnswer:
@@ -157,7 +157,7 @@ def _replay_valid(
         if landing is None:
             # once more as one list, so that an id that stands twice is seen
             raws = [line.record for line in valid]
-            windows = check_records([raws], entity.record_type(), entity.key)
+            windows = check_records([raws], entity.record_type(), entity.key, entity.members)
             landing = land(windows, raw_dir, reading, is_waiting=bronze is not None)
         if bronze:
             return load_landing(landing, raw_dir, bronze, progress)

@@ -124,7 +124,7 @@ def extract(name: str, run: Run, progress: Progress) -> Landing:
             redacted=entity.redacted,
         )
         parts = split_plainly(blocks(), record_type, entity.key)
-        windows = check_records(parts, record_type, entity.key)
+        windows = check_records(parts, record_type, entity.key, entity.members)
         return land(windows, run.raw_dir, reading, is_waiting=run.bronze is not None)
 
     with open_session(run.source.user_agent) as session:

@@ -244,7 +244,7 @@ def run_demo(gcp: LocalGcp, on_ready: Callable[[LocalGcp], None]) -> int:
         on_ready(gcp)
         for line in gcp.servers.values():
             stages.say(f"         {line}")
-        # while the others wait for polls; the next dbt reads what has changed since, which is nothing
+        # while the others wait for polls; the next dbt reads only what has changed since: nothing
         parsing = stages.launch_dbt("dbt_parse", "parse")
         changed = run_ingestion(stages)
         run_dbt(stages, parsing)

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,30 @@ from tests.support.local_gcp_process import Started
 
 # for the crash tests, whose processes inherit it
 os.environ.update([FAILPOINTS_ARMED])
+
+
+# they share the thirty days of `history`, which take longer to make than all else
+NAMES = ("data_contracts", "googlesql", "history", "metrics", "project")
+ONE_AFTER_ANOTHER = tuple(f"ey_test_tech/test_{name}.py" for name in NAMES)
+LONG_FIXTURES = {"history", "make_warehouse", "shop"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Begin with what takes long, so that two workers end together."""
+    items.sort(key=lambda item: not LONG_FIXTURES.intersection(item.fixturenames))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one worker, and the files that share `history` to the same."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "history" if file.endswith(ONE_AFTER_ANOTHER) else file
+
+    return Scheduling(config, log)
 
 
 def pytest_configure() -> None:

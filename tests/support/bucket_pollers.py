@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -26,7 +27,12 @@ from tests.support.faulty_storage import (
 from tests.support.forked_stage import ForkedStage, start_forked
 from tests.support.recording_pubsub import RecordingPubSub
 
-LEASE_SECONDS = 0.5
+# on no machine is a poll so slow that it renews its lease, or loses it
+LEASE_SECONDS = 600.0
+# of those that are disturbed: another takes over soon
+SHORT_LEASE_SECONDS = 0.5
+# on loopback something answers, however busy the machine is
+CALL_SECONDS = 120.0
 LOOP = ("--max-polls", "3", "--poll-interval", "0.2")
 ENDINGS = (0, 1, 3, -signal.SIGKILL)
 
@@ -69,27 +75,35 @@ class BucketPollers:
         flags = (*flags, "--lease-seconds", str(lease), "--publish-timeout", "5")
         argv = stage_command(self.folder / name, self.source.url, *flags)[2:]
         output = self.folder / "output" / f"{len(self.started)}"
-        self.started.append(start_forked(argv, environment, output))
+        self.started.append(start_forked(argv, environment, output, CALL_SECONDS))
         return self.started[-1]
 
     def poll(
         self, name: str = "a", *flags: str, failpoint: str = "", lease: float = LEASE_SECONDS
     ) -> ForkedStage:
-        """Run a poller with --once to its end; a long lease is not renewed on a slow machine."""
+        """Run a poller with --once to its end."""
         stage = self.start(name, "--once", *flags, failpoint=failpoint, lease=lease)
         stage.end()
         return stage
 
+    def end_lease(self) -> None:
+        """Let the time be over for which the head was taken, if anybody holds it."""
+        head = self.bucket.blob("near_realtime/head.json")
+        content = json.loads(head.download_as_bytes(timeout=60))
+        if "lease_end" in content:
+            content["lease_end"] = "2020-01-01T00:00:00Z"
+            head.upload_from_string(json.dumps(content), timeout=60)
+
     def poll_until_done(self, *flags: str) -> ForkedStage:
-        """Poll anew until a poll was made and nothing waits: others' leases have to run out."""
-        deadline = time.monotonic() + 60
+        """Poll anew until a poll was made and nothing waits: short leases have to run out."""
+        deadline = time.monotonic() + 120
         while True:
             stage = self.poll("last", *flags)
             summary = stage.summary() if stage.end() == 0 else {}
             if summary.get("carts") == len(self.source.carts) and not summary["waiting"]:
                 return stage
             assert time.monotonic() < deadline, stage.log()
-            time.sleep(LEASE_SECONDS / 4)
+            time.sleep(SHORT_LEASE_SECONDS / 4)
 
     def published(self) -> list[bytes]:
         """Return the lines of the event store in the bucket, in the order of writing."""
@@ -164,7 +178,8 @@ class Disturber:
             step = self.dice.choice(self.steps) if self.dice.random() < 0.6 else ""
             failpoint = f"{step}:{self.dice.choice((1, 1, 2))}" if step else ""
             how = self.dice.choice((("--once",), LOOP))
-            running[self.pollers.start(name, *how, failpoint=failpoint)] = step
+            stage = self.pollers.start(name, *how, failpoint=failpoint, lease=SHORT_LEASE_SECONDS)
+            running[stage] = step
         asleep = None
         if self.dice.random() < 0.5:
             time.sleep(self.dice.random() * 0.4)
@@ -183,8 +198,8 @@ class Disturber:
 
     def _sleep_past_the_lease(self) -> None:
         """Let another one poll meanwhile."""
-        time.sleep(LEASE_SECONDS)
-        other = self.pollers.poll("d")
+        time.sleep(SHORT_LEASE_SECONDS)
+        other = self.pollers.poll("d", lease=SHORT_LEASE_SECONDS)
         assert other.end() in ENDINGS, other.log()
 
     def _signal(self, stage: ForkedStage, number: int) -> bool:

@@ -41,7 +41,7 @@ def faulty_storage(target_port: int) -> Iterator[FaultyStorage]:
             storage.requests.append(f"{self.command} {self.path}")
             fault = storage.judge(self.command, self.path)
             if fault == HANGS:
-                storage.is_closed.wait(30)
+                storage.is_closed.wait(300)
             if fault in (HANGS, LOST_REQUEST):
                 self.close_connection = True
                 return

@@ -18,17 +18,16 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.forked_stage_imports"])
 
 
-def _run(argv: list[str], environment: dict[str, str], output: str) -> None:
+def _run(argv: list[str], environment: dict[str, str], output: str, call_seconds: float) -> None:
     """Be the stage; in the child."""
     os.environ.update(environment)
     for stream, ending in ((1, ".out"), (2, ".log")):
         file = os.open(output + ending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
     import near_realtime_ingestion_2 as stage
-    from ingestion.carts import bucket_replica
+    from ingestion.carts import bucket_replica, publisher
 
-    # a bucket on loopback that does not answer in this time never will
-    bucket_replica.CALL_SECONDS = 1.0
+    bucket_replica.CALL_SECONDS = publisher.CALL_SECONDS = call_seconds
     code = stage.main(argv)
     sys.stdout.flush()
     os._exit(code)
@@ -50,7 +49,7 @@ class ForkedStage:
         alive: bool = self.process.is_alive()
         return alive
 
-    def end(self, seconds: float = 60.0) -> int:
+    def end(self, seconds: float = 120.0) -> int:
         """Wait for its end, and return its exit code; minus N where signal N ended it."""
         self.process.join(seconds)
         assert not self.is_alive(), self.log()
@@ -65,9 +64,15 @@ class ForkedStage:
         return dict(json.loads(Path(self.output + ".out").read_text()))
 
 
-def start_forked(argv: list[str], environment: dict[str, str], output: Path) -> ForkedStage:
-    """Start the stage with these arguments; `output` is where its streams go, without ending."""
+def start_forked(
+    argv: list[str], environment: dict[str, str], output: Path, call_seconds: float
+) -> ForkedStage:
+    """Start the stage with these arguments, and so much patience with each of Google's answers.
+
+    `output` is where its streams go, without ending.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
-    process = _context.Process(target=_run, args=(argv, environment, str(output)))
+    arguments = (argv, environment, str(output), call_seconds)
+    process = _context.Process(target=_run, args=arguments)
     process.start()
     return ForkedStage(process, str(output))

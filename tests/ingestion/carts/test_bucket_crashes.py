@@ -57,6 +57,7 @@ def test_a_cold_start_killed_at_any_step_is_one_whole_snapshot_on_another_disk(
     pollers: BucketPollers, step: str
 ) -> None:
     assert pollers.poll("a", failpoint=step).end() == KILLED
+    pollers.end_lease()
     pollers.source.put(1, (9, 9))
     del pollers.source.carts[2]
     pollers.poll_until_done()

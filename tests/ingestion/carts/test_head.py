@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -53,14 +54,28 @@ def folder_name() -> str:
     return f"{uuid.uuid4()}/"
 
 
+class Signal:
+    """Says how long is left: once it has come, every call has one attempt."""
+
+    left = math.inf
+
+    def __call__(self) -> float:
+        return self.left
+
+
 @pytest.fixture
-def objects(bucket: FaultyStorage, folder_name: str) -> ObjectFolder:
+def stop() -> Signal:
+    return Signal()
+
+
+@pytest.fixture
+def objects(bucket: FaultyStorage, folder_name: str, stop: Signal) -> ObjectFolder:
     client = Client(
         project="local-project",
         credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
         client_options={"api_endpoint": bucket.url},
     )
-    return ObjectFolder(client.bucket(STATE_BUCKET_NAME), folder_name, Patience(1.0))
+    return ObjectFolder(client.bucket(STATE_BUCKET_NAME), folder_name, Patience(60.0, stop))
 
 
 @pytest.fixture
@@ -90,7 +105,7 @@ def test_of_sixteen_that_take_it_at_once_one_wins(storage: LocalGcp, folder_name
             credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
             client_options={"api_endpoint": storage.environment["STORAGE_EMULATOR_HOST"]},
         ).bucket(STATE_BUCKET_NAME)
-        lease = HeadLease(ObjectFolder(bucket, folder_name, Patience(10.0)), str(number), 60.0)
+        lease = HeadLease(ObjectFolder(bucket, folder_name, Patience(60.0)), str(number), 60.0)
         barrier.wait()
         try:
             outcomes.append(f"{lease.take().epoch}")
@@ -204,10 +219,11 @@ def test_a_write_that_is_tried_again_counts_once(
 
 @pytest.mark.parametrize("was_served", [True, False])
 def test_after_a_swap_of_unknown_outcome_the_head_tells(
-    lease_of: Callable[[str], HeadLease], bucket: FaultyStorage, was_served: bool
+    lease_of: Callable[[str], HeadLease], bucket: FaultyStorage, stop: Signal, was_served: bool
 ) -> None:
     lease = lease_of("a")
     lease.take()
+    stop.left = 60.0
     bucket.judge = lambda method, address: (
         (LOST_REPLY if was_served else LOST_REQUEST) if method == "POST" else 503
     )

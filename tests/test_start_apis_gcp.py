@@ -137,7 +137,6 @@ def service_usage(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceUsage]:
     thread.start()
     monkeypatch.setenv("SERVICE_USAGE_ENDPOINT", server.url)
     monkeypatch.setattr(start_apis_GCP, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(start_apis_GCP, "RETRY_SECONDS", 2.0)
     yield server
     server.shutdown()
     server.server_close()
@@ -188,7 +187,7 @@ def test_progress_is_told_while_google_works(
     caplog.set_level("INFO")
     service_usage.looks_needed = 2
     assert run() == 0
-    assert f"enabling apis={len(APIS) - 2} seconds=0" in caplog.messages
+    assert any(f"enabling apis={len(APIS) - 2} seconds=" in each for each in caplog.messages)
 
 
 def test_a_second_run_enables_nothing(

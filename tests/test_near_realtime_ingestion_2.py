@@ -38,6 +38,7 @@ from tests.support.cart_histories import (
     stage_command,
     start_stage,
 )
+from tests.support.local_gcp_process import until
 from tests.support.scripted_http import answer, scripted_server
 
 
@@ -136,14 +137,16 @@ def test_a_source_that_fails_again_and_again_is_given_up_and_leaves_all_as_it_wa
     tmp_path: Path,
 ) -> None:
     """As above, for what is tried again: all at once, because they take seconds."""
-    flags = ("--local-only", "--poll-interval", "0.01", "--source-timeout", "0.5")
+    flags = ("--local-only", "--poll-interval", "0.01", "--max-polls", "2")
     with ExitStack() as sources:
         running = {}
         for name, (fault, _) in PASSING_FAULTS.items():
             source = sources.enter_context(carts_source())
             source.put(1, (1, 1))
             source.fault, source.fault_after = fault, 1
-            running[name] = start_stage(tmp_path / name, source.url, "--max-polls", "2", *flags)
+            # a busy machine gives the good answer within this, too
+            patience = ("--source-timeout", "3") if fault.is_hanging else ()
+            running[name] = start_stage(tmp_path / name, source.url, *flags, *patience)
         ended = {name: end_stage(process) for name, process in running.items()}
     for name, (_, sentence) in PASSING_FAULTS.items():
         assert ended[name].code == 1, name
@@ -162,7 +165,8 @@ def test_the_loop_goes_on_while_the_source_is_down_and_tells_the_gap(
     last_good = json.loads(published(tmp_path)[0])["time"]
     source.fault = Fault(b"null")
     process = start_stage(tmp_path, source.url, "--max-polls", "100000", *flags)
-    while source.requests < 5:
+    # the last of them may be answered well: it is seen before it is answered
+    while source.requests < 6:
         assert process.poll() is None
         time.sleep(0.01)
     source.put(1, (9, 9))
@@ -234,14 +238,14 @@ def test_a_second_process_stops_with_exit_2_and_names_the_first(
 def test_a_signal_during_the_wait_ends_it_at_once(
     tmp_path: Path, source: CartsSource, number: signal.Signals
 ) -> None:
-    process = start_stage(tmp_path, source.url, "--local-only", "--poll-interval", "60")
+    process = start_stage(tmp_path, source.url, "--local-only", "--poll-interval", "600")
     assert process.stderr
     process.stderr.readline()
     sent_at = time.monotonic()
     process.send_signal(number)
     ended = end_stage(process)
-    # of the 60 that it would wait; a busy machine needs its time to end a process
-    assert time.monotonic() - sent_at < 5
+    # of the 600 that it would wait; a busy machine needs its time to end a process
+    assert time.monotonic() - sent_at < 60
     assert (ended.code, ended.summary["polls"], ended.summary["published"]) == (0, 1, 7)
 
 
@@ -249,13 +253,12 @@ def test_a_signal_while_the_source_is_asked_ends_the_wait_and_loses_nothing(
     tmp_path: Path, source: CartsSource
 ) -> None:
     source.fault = Fault(is_hanging=True)
-    process = start_stage(tmp_path, source.url, "--local-only")
-    while not source.requests:
-        time.sleep(0.01)
+    process = start_stage(tmp_path, source.url, "--local-only", "--source-timeout", "600")
+    until(lambda: source.requests)
     sent_at = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert end_stage(process).code == 0
-    assert time.monotonic() - sent_at < 5
+    assert time.monotonic() - sent_at < 60
     source.fault = None
     assert run_stage(tmp_path, source.url, "--local-only", "--once").summary["published"] == 7
 
@@ -264,13 +267,12 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(
     tmp_path: Path, source: CartsSource
 ) -> None:
     source.fault = Fault(is_hanging=True)
-    process = start_stage(tmp_path, source.url, "--local-only")
-    while not source.requests:
-        time.sleep(0.01)
+    process = start_stage(tmp_path, source.url, "--local-only", "--source-timeout", "600")
+    until(lambda: source.requests)
     # both arrive in the same moment, so the first cannot have ended the process
     for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
         process.send_signal(number)
-    assert end_stage(process, timeout=5).code == 1
+    assert end_stage(process, timeout=60).code == 1
     source.fault = None
     assert run_stage(tmp_path, source.url, "--local-only", "--once").summary["published"] == 7
 
@@ -520,35 +522,32 @@ def test_ctrl_c_during_the_imports_is_quiet(tmp_path: Path, source: CartsSource)
     assert process.stdout
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    _, log = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=55)
     assert (process.returncode, log) == (-signal.SIGINT, "")
 
 
-def test_local_only_imports_no_google_library_and_starts_fast(
+def test_local_only_imports_no_google_library_and_little_else(
     tmp_path: Path, source: CartsSource
 ) -> None:
+    """What is imported is what the start costs."""
     script = (
-        "import sys, time; started = time.process_time(); import near_realtime_ingestion_2 as n;"
-        "code = n.main(sys.argv[1:]); spent = time.process_time() - started;"
+        "import sys; import near_realtime_ingestion_2 as n; code = n.main(sys.argv[1:]);"
         "print([name for name, module in sys.modules.items() if getattr(module, '__file__', None)"
         " and name.split('.')[0] in ('google', 'grpc')]);"
-        "print(spent)"
+        "print(len(sys.modules))"
     )
     command = [sys.executable, "-c", script, *stage_command(tmp_path, source.url)[2:]]
-    seconds = []
-    for _ in range(3):
-        done = subprocess.run(
-            [*command, "--once", "--local-only"],
-            cwd=PROJECT_FOLDER,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        _, modules, spent = done.stdout.splitlines()
-        assert modules == "[]"
-        seconds.append(float(spent))
-    # CPU seconds, and the best of three: what the machine does besides is not measured
-    assert min(seconds) < 0.5
+    done = subprocess.run(
+        [*command, "--once", "--local-only"],
+        cwd=PROJECT_FOLDER,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    _, of_google, modules = done.stdout.splitlines()
+    assert of_google == "[]"
+    # 430 with Python 3.11, and 1,450 with Google's libraries
+    assert int(modules) < 700
 
 
 def test_the_common_path_calls_nothing_that_windows_lacks(

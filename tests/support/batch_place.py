@@ -62,7 +62,7 @@ class Place:
     def run(self, *arguments: str) -> int:
         """Run the script in this process, return its exit code and keep its summary."""
         self.capsys.readouterr()
-        code = batch.main(self.arguments("--cloud-timeout", "30", *arguments))
+        code = batch.main(self.arguments("--cloud-timeout", "60", *arguments))
         self.summary[:] = json.loads(self.capsys.readouterr().out)["entities"]
         return code
 

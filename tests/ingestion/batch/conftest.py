@@ -13,6 +13,7 @@ import pytest
 
 from ingestion import source as api_source
 from ingestion.batch import run as batch_run
+from ingestion.batch.google_calls import Limits
 from local_gcp import resources
 from tests.support.batch_place import PRODUCTS, SERVICES, USERS, Place
 from tests.support.flaky_proxy import FaultProxy
@@ -50,13 +51,27 @@ def place(
 def proxies(
     gcp: Any, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, FaultProxy]]:
-    """Put a fault proxy between the script and each of Google's services."""
-    made = {}
+    """Put a fault proxy between the script and each of Google's services.
+
+    A test's --cloud-timeout is for what its proxy has taken away; what answers is waited for.
+    """
+    made: dict[str, FaultProxy] = {}
+
+    def be_patient(service: str) -> None:
+        name = f"of_{service.lower()}"
+        bounds = getattr(Limits, name)
+
+        def patient(limits: Limits, *size: int) -> dict[str, Any]:
+            return bounds(Limits(60) if made[service].mode == "ok" else limits, *size)
+
+        monkeypatch.setattr(Limits, name, patient)
+
     for service in SERVICES:
         variable = f"{service}_EMULATOR_HOST"
         made[service] = FaultProxy(urlsplit(gcp.environment[variable]).port)
         place.environment[variable] = f"http://127.0.0.1:{made[service].port}"
         monkeypatch.setenv(variable, place.environment[variable])
+        be_patient(service)
     yield made
     for proxy in made.values():
         proxy.close()

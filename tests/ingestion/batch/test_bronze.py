@@ -211,7 +211,7 @@ def test_what_google_cannot_take_waits_and_is_finished_once_by_resume(
         proxies[service].mode = mode
     started = time.monotonic()
     assert place.run("--run-id", RUN_ID, "--cloud-timeout", "1") == 3
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert [each["status"] for each in place.summary] == ["waiting", "waiting"]
     assert len([name for name in place.files() if name.endswith("/data.json")]) == 2
     assert len(place.objects()) == (0 if "STORAGE" in down else 2)
@@ -387,7 +387,7 @@ def test_an_object_that_is_there_already_counts_as_ours_only_with_our_checksum(
     landing = receipts.read_receipt(place.raw_dir, RUN_ID, "users")
     assert landing
     bucket = place.gcp.clients.storage.bucket(place.bucket_name)
-    limits = Limits(30)
+    limits = Limits(60)
     arguments = (bucket, landing.data_path, landing, place.raw_dir, limits)
     created = upload._create_once(*arguments)
     # the answer to the first attempt was lost; the second meets 412
@@ -460,7 +460,7 @@ def test_a_large_object_is_uploaded_resumably_and_loaded_once(place: Place) -> N
     many = b",".join(line % (number, b"x" * 300) for number in range(40_000))
     place.store.answers["/products"] = [answer(200, b"[%b]" % many)]
     for _ in range(2):
-        assert place.run("--run-id", RUN_ID, "--entities", "products", "--cloud-timeout", "30") == 0
+        assert place.run("--run-id", RUN_ID, "--entities", "products", "--cloud-timeout", "60") == 0
         sql = f"select count(*) as n from `{place.gcp.project_id}.{place.dataset_id}.products_raw`"
         assert next(iter(place.gcp.clients.bigquery.query(sql).result())).n == 40_000
     (blob,) = place.objects().values()

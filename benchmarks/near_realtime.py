@@ -416,15 +416,14 @@ def pubsub_emulator() -> Iterator[bool]:
     if os.environ.get("PUBSUB_EMULATOR_HOST") or jar is None:
         yield bool(os.environ.get("PUBSUB_EMULATOR_HOST"))
         return
-    port = choose_ports(None)["pubsub"]
-    command = ["java", "-jar", str(jar), "--host=127.0.0.1", f"--port={port}"]
-    emulator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.environ["PUBSUB_EMULATOR_HOST"] = f"127.0.0.1:{port}"
-    try:
+    with ExitStack() as held:
+        port = choose_ports(None, held)["pubsub"]
+        command = ["java", "-jar", str(jar), "--host=127.0.0.1", f"--port={port}"]
+        emulator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        held.callback(emulator.wait)
+        held.callback(emulator.terminate)
+        os.environ["PUBSUB_EMULATOR_HOST"] = f"127.0.0.1:{port}"
         yield True
-    finally:
-        emulator.terminate()
-        emulator.wait()
 
 
 def bench_publishing(events: int, rounds: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,20 +34,29 @@ class UsageError(LocalGcpError):
     """The command line asks for what cannot be; exit code 2."""
 
 
-def choose_ports(base: int | None) -> dict[str, int]:
-    """Return a port for each server: from `base` on, or free ones."""
+def choose_ports(base: int | None, held: ExitStack) -> dict[str, int]:
+    """Return a port for each server: from `base` on, or free ones.
+
+    On Linux nobody else is given them until `held` is closed, though nobody listens there yet,
+    or nobody any more. Elsewhere they are held until the last is found.
+    """
     ports: dict[str, int] = {}
-    with ExitStack() as held:
+    with ExitStack() as found:
         for offset, name in enumerate(PORTS):
             port = base + offset if base else 0
+            one = found.enter_context(socket.socket())
+            if os.name == "posix":
+                # so may the server, which says the same of its own socket
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                # all are held until the last is found, so that none is found twice
-                one = held.enter_context(socket.create_server(("127.0.0.1", port)))
+                one.bind(("127.0.0.1", port))
             except (OSError, OverflowError) as error:
                 raise LocalGcpError(
                     f"Port {port} is not free for {name}: give another --port-base, or none."
                 ) from error
             ports[name] = one.getsockname()[1]
+        if sys.platform == "linux":
+            held.enter_context(found.pop_all())
     return ports
 
 
@@ -70,7 +80,8 @@ class LocalGcp:
         self.root = root
         self.jar = jar
         self.asked_for_stand_in = pubsub == "stand-in"
-        self.ports = choose_ports(port_base)
+        self._held = ExitStack()
+        self.ports = choose_ports(port_base, self._held)
         self._environment = environment_of(root, self.ports)
         self._commands = command_lines(root, self.ports, data_folder, jar)
         self.clients = Clients(self._environment)
@@ -134,6 +145,7 @@ class LocalGcp:
             end(process)
         for process in processes.values():
             process.wait(STOP_SECONDS)
+        self._held.close()
 
     def kill(self, name: str) -> None:
         """Kill one server as a crash would."""

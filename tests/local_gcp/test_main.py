@@ -227,6 +227,21 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
     assert said == f"Port {port} is not free for fake_store: give another --port-base, or none.\n"
 
 
+def test_the_ports_of_servers_that_do_not_run_are_given_to_nobody_else(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("elsewhere a port that is held cannot be listened at")
+    gcp = LocalGcp(tmp_path)
+    for port in gcp.ports.values():
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        # but to the server itself, and to the next one
+        for _ in range(2):
+            socket.create_server(("127.0.0.1", port)).close()
+    gcp.__exit__()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", gcp.ports["gcs"]))
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

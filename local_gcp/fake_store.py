@@ -44,7 +44,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from local_gcp.fake_store_answers import ANSWERS, answer, refusal, to_json
 from local_gcp.shop_data import ENTITIES, SAMPLE_DATA, Record, read_shop_data
 
-CONTROL_SECONDS = 10.0
+CONTROL_SECONDS = 60.0
 # what it is called on this machine; whoever comes by another name was sent by a foreign page
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 FAULT_KINDS = (*ANSWERS, "slow", "hang", "reset")

@@ -18,7 +18,7 @@ DATASETS = (BRONZE_DATASET, "silver_data", "gold_data")
 TOPIC = "carts-events"
 DEAD_LETTER_TOPIC = "carts-events-dead-letter"
 
-SETUP_SECONDS = 20.0
+SETUP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

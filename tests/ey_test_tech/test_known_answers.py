@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.support.dbt_warehouse import Warehouse
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 VALUE_AND_UNITS_BY_CATEGORY = {
     "men's clothing": (Decimal("2646.44"), 31),

@@ -17,7 +17,7 @@ from local_gcp import resources
 from local_gcp.resources import BUCKET_NAME
 from local_gcp.servers import LocalGcp
 
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 def line(run_id: str = "a", day: int = 22, **more: object) -> dict[str, object]:

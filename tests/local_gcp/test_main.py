@@ -49,7 +49,7 @@ def subscribe_to_bigquery(gcp: LocalGcp) -> tuple[str, str]:
         "topic": topic,
         "bigquery_config": {"table": table, "write_metadata": True},
     }
-    gcp.clients.subscriber.create_subscription(request=request, timeout=10)
+    gcp.clients.subscriber.create_subscription(request=request, timeout=60)
     return topic, table
 
 
@@ -61,7 +61,7 @@ def test_it_creates_what_terraform_creates(gcp: LocalGcp) -> None:
     assert tables == set(resources.BRONZE_TABLES)
     for name in ("GCS_BUCKET_NAME", "STATE_BUCKET_NAME"):
         assert gcp.clients.storage.bucket(gcp.environment[name]).exists()
-    listed = gcp.clients.subscriber.list_subscriptions(request={"project": project}, timeout=10)
+    listed = gcp.clients.subscriber.list_subscriptions(request={"project": project}, timeout=60)
     assert {
         one.name.rpartition("/")[2]: one.topic.rpartition("/")[2] for one in listed
     }.items() >= {
@@ -79,9 +79,9 @@ def test_a_bigquery_subscription_writes_the_message_with_its_metadata(gcp: Local
         "attributes": {"content-type": "application/cloudevents+json; charset=utf-8"},
     }
     request = {"topic": topic, "messages": [message]}
-    (message_id,) = gcp.clients.publisher.publish(request=request, timeout=10).message_ids
+    (message_id,) = gcp.clients.publisher.publish(request=request, timeout=60).message_ids
     (row,) = until(lambda: rows(gcp, f"select * from `{table}`"))
-    assert abs(time.time() - row.pop("publish_time").timestamp()) < 60
+    assert abs(time.time() - row.pop("publish_time").timestamp()) < 600
     assert row == {
         "subscription_name": f"{topic.replace('/topics/', '/subscriptions/')}-bigquery",
         "message_id": message_id,
@@ -96,7 +96,7 @@ def test_a_bigquery_subscription_may_deliver_twice(gcp: LocalGcp) -> None:
     gcp.start("subscription", "--deliver-twice")
     try:
         request = {"topic": topic, "messages": [{"data": b"{}"}]}
-        gcp.clients.publisher.publish(request=request, timeout=10)
+        gcp.clients.publisher.publish(request=request, timeout=60)
         twice = until(lambda: len(found := rows(gcp, f"select * from `{table}`")) > 1 and found)
     finally:
         gcp.kill("subscription")
@@ -118,9 +118,9 @@ def test_data_that_is_no_json_is_given_back() -> None:
 def test_a_server_can_be_killed_and_started_again(gcp: LocalGcp) -> None:
     gcp.kill("fake_store")
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{gcp.api_url}/carts", timeout=5)
+        requests.get(f"{gcp.api_url}/carts", timeout=60)
     gcp.start("fake_store")
-    assert len(requests.get(f"{gcp.api_url}/carts", timeout=5).json()) == 7
+    assert len(requests.get(f"{gcp.api_url}/carts", timeout=60).json()) == 7
 
 
 def test_up_says_how_to_use_it_and_leaves_nothing_behind(
@@ -134,14 +134,14 @@ def test_up_says_how_to_use_it_and_leaves_nothing_behind(
     assert exported["RAW_DIR"] == str(root / "raw")
     assert exported["STATE_FILE"] == str(root / "state" / "carts_state.json")
     assert exported["EVENTS_DIR"] == str(root / "events")
-    assert requests.get(f"{exported['FAKE_STORE_API_URL']}/users", timeout=5).status_code == 200
+    assert requests.get(f"{exported['FAKE_STORE_API_URL']}/users", timeout=60).status_code == 200
     assert "our stand-in for Google's emulator, as Java or its jar is missing" in up.err.read_text()
     status = start("status")
-    status.process.wait(30)
+    status.process.wait(120)
     assert f"up (pid {up.process.pid})" in status.out.read_text()
     assert exported["BIGQUERY_EMULATOR_HOST"] in status.out.read_text()
     up.process.send_signal(signal.SIGTERM)
-    assert up.process.wait(15) == 0
+    assert up.process.wait(120) == 0
     assert up.descendants() == []
     assert not (tmp_path / "nowhere").exists()
 
@@ -201,8 +201,8 @@ def test_killed_halfway_through_starting_it_leaves_nothing_behind(
     up = start("up", "--pubsub", "stand-in")
     until(lambda: len(up.descendants()) >= 2)
     up.process.send_signal(number)
-    assert up.process.wait(15) == code
-    until(lambda: not up.descendants(), 8)
+    assert up.process.wait(120) == code
+    until(lambda: not up.descendants())
 
 
 def test_a_guard_that_is_killed_takes_its_server_along(start: Callable[..., Started]) -> None:
@@ -214,8 +214,8 @@ def test_a_guard_that_is_killed_takes_its_server_along(start: Callable[..., Star
         if b"guard.py" in command:
             os.kill(pid, signal.SIGKILL)
     # the first that is missed ends the start
-    assert up.process.wait(15) == 1
-    until(lambda: not up.descendants(), 8)
+    assert up.process.wait(120) == 1
+    until(lambda: not up.descendants())
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,7 +294,7 @@ def test_ctrl_c_during_the_imports_is_quiet(tmp_path: Path) -> None:
     # an import that tells that it has begun, and never ends
     (tmp_path / "ingestion").mkdir()
     (tmp_path / "ingestion" / "__init__.py").write_text(
-        "print('importing', flush=True)\nimport time\ntime.sleep(60)\n"
+        "print('importing', flush=True)\nimport time\ntime.sleep(150)\n"
     )
     pretend = (
         f"import runpy, sys; sys.path[:0] = [{str(tmp_path)!r}, {str(PROJECT_FOLDER)!r}]; "
@@ -309,7 +309,7 @@ def test_ctrl_c_during_the_imports_is_quiet(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout and process.stdout.readline() == "importing\n"
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (-signal.SIGINT, "")
 
 

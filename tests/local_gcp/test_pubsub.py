@@ -25,7 +25,7 @@ PROJECT = "projects/local-project"
 TOPIC = f"{PROJECT}/topics/events"
 DEAD = f"{PROJECT}/topics/dead"
 PULL = f"{PROJECT}/subscriptions/events-pull"
-CALL: dict[str, Any] = {"retry": None, "timeout": 5}
+CALL: dict[str, Any] = {"retry": None, "timeout": 60}
 
 
 class PubSub:
@@ -195,9 +195,9 @@ def test_the_streaming_client_gets_messages_in_order(
     pubsub.publish(*expected, key="a")
     with pubsub_v1.SubscriberClient() as client:
         stream = client.subscribe(PULL, callback=take)
-        got = [arrived.get(timeout=10).decode() for _ in expected]
+        got = [arrived.get(timeout=60).decode() for _ in expected]
         stream.cancel()
-        stream.result(timeout=10)
+        stream.result(timeout=60)
     assert got == expected
 
 
@@ -208,7 +208,7 @@ def test_the_batching_client_with_ordering_publishes_here(
     options = pubsub_v1.types.PublisherOptions(enable_message_ordering=True)
     client = pubsub_v1.PublisherClient(publisher_options=options)
     for future in [client.publish(TOPIC, b"x", ordering_key=key) for key in "abab"]:
-        future.result(timeout=10)
+        future.result(timeout=60)
     assert pubsub.data() == ["x"] * 4
 
 

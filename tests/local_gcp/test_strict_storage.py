@@ -26,7 +26,7 @@ def bucket(storage: LocalGcp) -> Bucket:
 @pytest.fixture
 def blob(bucket: Bucket) -> Blob:
     blob = bucket.blob(f"{uuid.uuid4()} é/+?#.json")
-    blob.upload_from_string(b"first", timeout=10)
+    blob.upload_from_string(b"first", timeout=60)
     return blob
 
 
@@ -56,25 +56,25 @@ def test_a_precondition_that_the_emulator_ignores_is_refused(
 ) -> None:
     with pytest.raises(MethodNotImplemented, match="would ignore the precondition"):
         call(blob, large)
-    assert blob.download_as_bytes(timeout=10) == b"first"
+    assert blob.download_as_bytes(timeout=60) == b"first"
 
 
 def test_a_multipart_upload_keeps_its_precondition(blob: Blob) -> None:
     with pytest.raises(PreconditionFailed):
-        blob.upload_from_string(b"second", if_generation_match=1, timeout=10)
-    blob.upload_from_string(b"second", if_generation_match=blob.generation, timeout=10)
-    assert blob.download_as_bytes(timeout=10) == b"second"
+        blob.upload_from_string(b"second", if_generation_match=1, timeout=60)
+    blob.upload_from_string(b"second", if_generation_match=blob.generation, timeout=60)
+    assert blob.download_as_bytes(timeout=60) == b"second"
 
 
 def test_an_upload_in_pieces_creates_and_does_not_replace(
     bucket: Bucket, blob: Blob, large: Path
 ) -> None:
     with pytest.raises(PreconditionFailed):
-        blob.upload_from_filename(large, if_generation_match=0, timeout=10)
-    assert blob.download_as_bytes(timeout=10) == b"first"
+        blob.upload_from_filename(large, if_generation_match=0, timeout=60)
+    assert blob.download_as_bytes(timeout=60) == b"first"
     new = bucket.blob(str(uuid.uuid4()), chunk_size=1 << 20)
-    new.upload_from_filename(large, if_generation_match=0, timeout=10)
-    assert new.download_as_bytes(timeout=10) == large.read_bytes()
+    new.upload_from_filename(large, if_generation_match=0, timeout=60)
+    assert new.download_as_bytes(timeout=60) == large.read_bytes()
 
 
 def test_a_body_of_unknown_length_passes(storage: LocalGcp, bucket: Bucket) -> None:
@@ -90,7 +90,7 @@ def test_a_body_of_unknown_length_passes(storage: LocalGcp, bucket: Bucket) -> N
                 url,
                 params={"uploadType": "media", "name": name},
                 data=iter(pieces),
-                timeout=10,
+                timeout=60,
             )
             assert sent.status_code == 200
-    assert bucket.blob(name).download_as_bytes(timeout=10) == b"".join(pieces)
+    assert bucket.blob(name).download_as_bytes(timeout=60) == b"".join(pieces)

@@ -44,7 +44,7 @@ def test_runs_of_different_ids_never_meet(tmp_path: Path, count: int) -> None:
     processes = [
         subprocess.Popen(command, cwd=PROJECT_FOLDER, stderr=subprocess.PIPE) for _ in range(count)
     ]
-    said = [process.communicate(timeout=120)[1].decode() for process in processes]
+    said = [process.communicate(timeout=500)[1].decode() for process in processes]
     assert said == [""] * count
     assert [process.returncode for process in processes] == [0] * count
     assert [path for path in (tmp_path / "raw").rglob("*") if path.is_file()] == []

@@ -35,22 +35,33 @@ class UsageError(LocalGcpError):
     """The command line asks for what cannot be; exit code 2."""
 
 
+def hold_port(port: int) -> socket.socket:
+    """Bind a port, 0 for a free one, which is given to nobody else while the socket is open.
+
+    On Linux a server may listen there meanwhile, where it sets SO_REUSEADDR, as all of ours do.
+    """
+    held = socket.socket()
+    try:
+        if os.name == "posix":
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", port))
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
 def choose_ports(base: int | None, held: ExitStack) -> dict[str, int]:
     """Return a port for each server: from `base` on, or free ones.
 
-    On Linux nobody else is given them until `held` is closed, though nobody listens there yet,
-    or nobody any more. Elsewhere they are held until the last is found.
+    On Linux they are held until `held` is closed, elsewhere until the last is found.
     """
     ports: dict[str, int] = {}
     with ExitStack() as found:
         for offset, name in enumerate(PORTS):
             port = base + offset if base else 0
-            one = found.enter_context(socket.socket())
-            if os.name == "posix":
-                # so may the server, which says the same of its own socket
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                one.bind(("127.0.0.1", port))
+                one = found.enter_context(hold_port(port))
             except (OSError, OverflowError) as error:
                 raise LocalGcpError(
                     f"Port {port} is not free for {name}: give another --port-base, or none."

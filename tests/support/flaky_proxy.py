@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import threading
 import time
+
+from local_gcp.servers import hold_port
 
 MODES = ("ok", "refuse", "reset", "blackhole", "cut", "lost_reply")
 CHUNK = 65536
@@ -30,7 +33,11 @@ class FaultProxy:
         # seconds that each piece of an answer is held back
         self.delay = 0.0
         self.cut_after = 0
-        self.port = 0
+        # so that nobody else is given it while nothing listens
+        self._held = hold_port(0)
+        self.port: int = self._held.getsockname()[1]
+        if sys.platform != "linux":
+            self._held.close()
         self._mode = "refuse"
         self._sockets: set[socket.socket] = set()
         self._listener: socket.socket | None = None
@@ -40,7 +47,7 @@ class FaultProxy:
 
     def _listen(self) -> None:
         listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
-        self._listener, self.port = listener, listener.getsockname()[1]
+        self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     @property
@@ -68,6 +75,7 @@ class FaultProxy:
     def close(self) -> None:
         """Stop listening, and reset what is open."""
         self.mode = "refuse"
+        self._held.close()
 
     def _reset(self, one: socket.socket) -> None:
         self._sockets.discard(one)

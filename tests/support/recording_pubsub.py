@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent import futures
 
 import grpc
 from google.pubsub_v1 import PublishRequest, PublishResponse, PubsubMessage
+
+from local_gcp.servers import hold_port
 
 
 class RecordingPubSub:
@@ -25,7 +28,11 @@ class RecordingPubSub:
         self.loses_replies = False
         self._lost: set[bytes] = set()
         self._lock = threading.Lock()
-        self.port = 0
+        # so that nobody else is given it between a stop and a start
+        self._held = hold_port(0)
+        self.port: int = self._held.getsockname()[1]
+        if sys.platform != "linux":
+            self._held.close()
         self.start()
 
     @property
@@ -51,7 +58,7 @@ class RecordingPubSub:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, {"Publish": handler}),)
         )
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         self._server.start()
 
     def stop(self) -> None:

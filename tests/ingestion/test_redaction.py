@@ -79,12 +79,12 @@ def test_random_records_lose_the_member_and_nothing_else() -> None:
 
 
 def cost(text: bytes) -> float:
-    """Return the least CPU seconds of a few calls: the machine may be busy."""
+    """Return the least CPU seconds of a few calls: the machine may be busy, other threads too."""
     times = []
     for _ in range(5):
-        started = time.process_time()
+        started = time.thread_time()
         redact(text)
-        times.append(time.process_time() - started)
+        times.append(time.thread_time() - started)
     return min(times)
 
 
@@ -92,7 +92,8 @@ def test_many_hits_in_one_record_cost_linear_time() -> None:
     def record(count: int) -> bytes:
         return b"[%b]" % b",".join([b'{"a":[],"password":{"b":[1]}}'] * count)
 
-    assert cost(record(80_000)) < 4 * 3 * cost(record(20_000))
+    # ten times the hits cost ten times as much, and a hundred where each looks at all others
+    assert cost(record(100_000)) < 40 * cost(record(10_000))
 
 
 @pytest.mark.parametrize("title", [b"a password manager", b"Password", b'the \\"password\\"'])
@@ -103,4 +104,5 @@ def test_the_word_in_every_title_costs_little_more(title: bytes) -> None:
             b'{"id":%d,"title":"%b","text":"%b"}' % (number, word, text) for number in range(20_000)
         )
 
-    assert cost(records(title)) < 3 * cost(records(title.lower().replace(b"password", b"passwort")))
+    # at most twice as much, and thirteen times where every spelling is looked for
+    assert cost(records(title)) < 6 * cost(records(title.lower().replace(b"password", b"passwort")))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from ingestion.project import PROJECT_FOLDER
 
@@ -53,7 +54,7 @@ class Terraform:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=300,
             check=False,
         )
 
@@ -76,6 +77,11 @@ class Terraform:
         return {c["address"]: c["change"]["after"] for c in plans[0]["resource_changes"]}
 
 
+def one_at_a_time() -> FileLock:
+    """Return what keeps tests that run side by side from installing into one place at once."""
+    return FileLock(Path(sys.prefix) / "terraform.lock")
+
+
 @contextmanager
 def stand_in_provider() -> Iterator[dict[str, str]]:
     """Run the stand-in provider and yield the variables that attach terraform to it."""
@@ -90,9 +96,10 @@ def stand_in_provider() -> Iterator[dict[str, str]]:
     uv = [sys.executable, "-m", "uv"]
     install = [*uv, "pip", "install", "--quiet", "--python", python]
     try:
-        if not python.exists():
-            subprocess.run([*uv, "venv", "--quiet", venv], check=True)
-        subprocess.run([*install, "-r", STAND_IN / "requirements.txt"], check=True, timeout=120)
+        with one_at_a_time():
+            if not python.exists():
+                subprocess.run([*uv, "venv", "--quiet", venv], check=True)
+            subprocess.run([*install, "-r", STAND_IN / "requirements.txt"], check=True, timeout=240)
     except subprocess.SubprocessError:
         pytest.skip("the stand-in's packages cannot be installed: terraform/ is NOT tested")
     command = [python, STAND_IN / "stub" / "google_stub.py", "--reattach"]
@@ -118,6 +125,8 @@ def terraform_with_a_provider(folder: Path) -> Iterator[Terraform]:
         **{name: value for name, value in os.environ.items() if not name.startswith("TF_VAR_")},
         "TF_IN_AUTOMATION": "1",
         "TF_PLUGIN_CACHE_DIR": str(plugin_cache),
+        # without it a provider is downloaded anew, into the place of the one that another test runs
+        "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "1",
         # the real provider wants a token to start, and sends it nowhere while it plans
         "GOOGLE_OAUTH_ACCESS_TOKEN": "unused",
     }
@@ -125,7 +134,8 @@ def terraform_with_a_provider(folder: Path) -> Iterator[Terraform]:
         environment["TF_CLI_CONFIG_FILE"] = os.devnull
     real = Terraform(folder, environment, "real")
     try:
-        found = real.run("init", "-backend=false", "-input=false").returncode == 0
+        with one_at_a_time():
+            found = real.run("init", "-backend=false", "-input=false").returncode == 0
     except subprocess.TimeoutExpired:
         found = False
     if found:

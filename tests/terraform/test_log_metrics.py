@@ -81,7 +81,8 @@ def poll(tmp_path: Path) -> Iterator[Callable[..., list[Line]]]:
             pubsub.judge = judge or pubsub.judge
             if is_away:
                 pubsub.stop()
-            flags = ("--once", "--log-json", "--project-id", "p", "--publish-timeout", "1")
+            patience = "1" if is_away else "60"
+            flags = ("--once", "--log-json", "--project-id", "p", "--publish-timeout", patience)
             ended = run_stage(tmp_path, source.url, *flags, env=pubsub.environment)
         return lines_of(ended.log)
 

@@ -28,7 +28,7 @@ PARTITION_COLUMNS = {
     "carts_events_raw": "publish_time",
     "ingestion_runs": "started_at",
 }
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 300.0
 
 Row = dict[str, Any]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ingestion.durable_files import FAILPOINTS_ARMED
 from local_gcp.fake_store import FakeStore, running_fake_store
@@ -17,6 +18,11 @@ from tests.support.local_gcp_process import Started
 
 # for the crash tests, whose processes inherit it
 os.environ.update([FAILPOINTS_ARMED])
+# the same examples in every run, however long a busy machine takes for them
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
 
 
 # they share the thirty days of `history`, which take longer to make than all else

@@ -10,7 +10,7 @@ import jsonschema
 import msgspec
 import pytest
 from cloudevents.core.formats.json import JSONFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion.carts.changes import (
@@ -169,7 +169,6 @@ def test_what_is_only_written_differently_is_no_change(rewritten: Cart) -> None:
     assert kinds(snapshot(cart(1, (1, 1), (2, 2))), snapshot(rewritten)) == []
 
 
-@settings(deadline=None)
 @given(snapshots, snapshots)
 def test_applying_the_changes_to_the_old_snapshot_gives_the_new_one(
     before: dict[int, Cart], after: dict[int, Cart]
@@ -184,7 +183,6 @@ def test_applying_the_changes_to_the_old_snapshot_gives_the_new_one(
     }
 
 
-@settings(deadline=None)
 @given(snapshots)
 def test_no_change_gives_no_event(before: dict[int, Cart]) -> None:
     turned = {
@@ -206,7 +204,6 @@ def events_of(history: list[dict[int, Cart]]) -> list[Event]:
     return events
 
 
-@settings(deadline=None)
 @given(st.lists(snapshots, min_size=2, max_size=8))
 def test_ids_are_equal_for_the_same_transition_and_for_no_other(
     history: list[dict[int, Cart]],
@@ -268,7 +265,6 @@ def test_an_event_is_the_document_of_the_contract() -> None:
     }
 
 
-@settings(deadline=None)
 @given(st.lists(snapshots, min_size=2, max_size=4), st.one_of(st.none(), st.integers(1, 9)))
 def test_every_event_is_a_valid_cloudevent(
     history: list[dict[int, Cart]], size: int | None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion.carts import publishing
@@ -45,7 +45,7 @@ carts = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(carts, min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_whatever_the_history_the_events_fold_to_the_answer(
     tmp_path_factory: pytest.TempPathFactory,

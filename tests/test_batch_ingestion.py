@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -758,14 +759,15 @@ def test_the_command_that_finishes_the_job_carries_the_flags_of_its_place(
     monkeypatch.chdir(PROJECT_FOLDER)
     arguments = ["--raw-dir", "my raw", "--bucket-name", "b", "--entities", "users"]
     parsed = batch.build_parser().parse_args(arguments)
-    assert batch.commands(parsed).resume == (
-        "python batch_ingestion.py --resume --bucket-name b "
-        f"--raw-dir '{PROJECT_FOLDER / 'my raw'}'"
-    )
+    assert shlex.split(batch.commands(parsed).resume) == [
+        *("python", "batch_ingestion.py", "--resume", "--bucket-name", "b"),
+        *("--raw-dir", str(PROJECT_FOLDER / "my raw")),
+    ]
     # from elsewhere the script is named with its folder
     monkeypatch.chdir(tmp_path)
     plain = batch.commands(batch.build_parser().parse_args([]))
-    assert plain.resume == f"python {PROJECT_FOLDER / 'batch_ingestion.py'} --resume"
+    script = str(PROJECT_FOLDER / "batch_ingestion.py")
+    assert shlex.split(plain.resume) == ["python", script, "--resume"]
 
 
 # a large answer

@@ -20,7 +20,7 @@ from tests.support.dbt_warehouse import DbtError, Row, Warehouse, today
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
 # the first test waits for five dbt runs
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 Rows = Iterator[tuple[str, Row]]
 VERIFICATION = ("build", "--select", "+cart_verification", "--exclude-resource-type", "unit_test")

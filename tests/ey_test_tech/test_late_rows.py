@@ -15,7 +15,7 @@ from tests.support.dbt_warehouse import DbtError, Row, Warehouse, comparable, to
 
 pytest_plugins = ["tests.support.dbt_fixtures"]
 # the first test waits for four dbt runs
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 Rows = Iterator[tuple[str, Row]]
 NOON = dt.datetime.combine(today(), dt.time(0), dt.UTC) - dt.timedelta(hours=12)

@@ -96,7 +96,7 @@ class BucketPollers:
 
     def poll_until_done(self, *flags: str) -> ForkedStage:
         """Poll anew until a poll was made and nothing waits: short leases have to run out."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             stage = self.poll("last", *flags)
             summary = stage.summary() if stage.end() == 0 else {}

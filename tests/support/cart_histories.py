@@ -177,7 +177,7 @@ class Ended:
     log: str
 
 
-def end_stage(process: subprocess.Popen[str], timeout: float = 150) -> Ended:
+def end_stage(process: subprocess.Popen[str], timeout: float = 300) -> Ended:
     """Wait for the end of the stage, or of its FAILPOINT."""
     out, log = process.communicate(timeout=timeout)
     return Ended(process.returncode, json.loads(out) if out else {}, log)
@@ -189,7 +189,7 @@ def run_stage(
     *flags: str,
     env: dict[str, str] | None = None,
     clock_days: float = 0,
-    timeout: float = 150,
+    timeout: float = 300,
 ) -> Ended:
     """Run the stage to its end, or to its FAILPOINT."""
     process = start_stage(folder, url, *flags, env=env, clock_days=clock_days)

@@ -49,7 +49,7 @@ class ForkedStage:
         alive: bool = self.process.is_alive()
         return alive
 
-    def end(self, seconds: float = 120.0) -> int:
+    def end(self, seconds: float = 300.0) -> int:
         """Wait for its end, and return its exit code; minus N where signal N ended it."""
         self.process.join(seconds)
         assert not self.is_alive(), self.log()

@@ -17,7 +17,7 @@ from ingestion.project import PROJECT_FOLDER
 MARK = "LOCAL_GCP_TEST"
 
 
-def until(condition: Callable[[], Any], seconds: float = 150.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
     """Wait for something to be so, and return what made it so."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

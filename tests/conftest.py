@@ -12,12 +12,17 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ingestion.durable_files import FAILPOINTS_ARMED
+from local_gcp.environment import environment_of, proxy_exemptions
 from local_gcp.fake_store import FakeStore, running_fake_store
-from local_gcp.servers import LocalGcp
+from local_gcp.servers import PORTS, LocalGcp
 from tests.support.local_gcp_process import Started
 
 # for the crash tests, whose processes inherit it
 os.environ.update([FAILPOINTS_ARMED])
+# what this machine is set up for, its proxy included, is nothing to the tests
+for name in environment_of(Path(), dict.fromkeys(PORTS, 0)):
+    os.environ.pop(name, None)
+os.environ.update(proxy_exemptions(os.environ))
 # the same examples in every run, however long a busy machine takes for them
 settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -52,6 +57,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_configure() -> None:
     """Hear Ctrl-C again: a shell script starts what it puts into the background deaf to it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_its_own() -> Iterator[None]:
+    """Undo what a script that runs in this process takes from .env: no test depends on another."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture

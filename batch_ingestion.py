@@ -48,7 +48,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ingestion import command_line, settings
-from ingestion.arguments import Parser, api_url, seconds, user_agent
+from ingestion.arguments import Parser, add_json_arguments, api_url, seconds, user_agent
 from ingestion.batch.bronze import Bronze, Commands
 from ingestion.batch.entities import DEFAULT_ENTITIES, ENTITIES
 from ingestion.batch.receipts import LandingError
@@ -157,14 +157,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="load the refused records that are valid by now, as additions to their runs",
     )
-    add = parser.add_argument_group("what it says").add_argument
-    add("--json", action="store_true", help="print the summary as JSON")
-    add(
-        "--log-json",
-        action="store_true",
-        help="log JSON with severity and fields; in Cloud Run always",
-    )
-    add(
+    group = parser.add_argument_group("what it says")
+    add_json_arguments(group, "the summary")
+    group.add_argument(
         "--user-agent",
         type=user_agent,
         default=USER_AGENT,

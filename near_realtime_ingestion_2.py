@@ -51,7 +51,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ingestion import command_line
-from ingestion.arguments import Parser, api_url, count, seconds
+from ingestion.arguments import Parser, add_json_arguments, api_url, count, seconds
 from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
 from ingestion.carts.change_list import print_changes
 from ingestion.carts.changes import GATE_INTERVALS, GATE_POLLS
@@ -453,20 +453,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="believe a poll that would delete many carts at once",
     )
-    add_output_arguments(parser)
+    add_json_arguments(parser.add_argument_group("what it says"), "the summary, or the changes,")
     add_time_arguments(parser)
     return parser
-
-
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add how the run tells what it did."""
-    add = parser.add_argument_group("what it says").add_argument
-    add("--json", action="store_true", help="print the summary, or the changes, as JSON")
-    add(
-        "--log-json",
-        action="store_true",
-        help="log JSON with severity and fields; in Cloud Run always",
-    )
 
 
 def add_time_arguments(parser: argparse.ArgumentParser) -> None:

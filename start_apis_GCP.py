@@ -44,7 +44,7 @@ from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
 from ingestion import command_line
-from ingestion.arguments import Parser
+from ingestion.arguments import Parser, add_json_arguments
 from ingestion.logs import set_up_logging
 from ingestion.settings import ConfigurationError, credentials, load_environment, require, setting
 
@@ -316,12 +316,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also the APIs of what Terraform makes with `image`: Cloud Run and its clocks",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument(
-        "--log-json",
-        action="store_true",
-        help="log JSON with severity and fields; in Cloud Run always",
-    )
+    add_json_arguments(parser, "the result")
     return parser
 
 

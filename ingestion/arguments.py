@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, _ActionsContainer
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ingestion.addresses import check_address
 
@@ -22,6 +23,26 @@ class Parser(ArgumentParser):
         mistyped = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         close = get_close_matches(mistyped[1], self._option_string_actions) if mistyped else []
         super().error(f"{message} (did you mean {close[0]}?)" if close else message)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Refuse what is not known: a command by its own flags, and not those of its parent."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+
+def add_json_arguments(container: _ActionsContainer, result: str) -> None:
+    """Add to a parser or a group the flags that make JSON of what a script says."""
+    add = container.add_argument
+    add("--json", action="store_true", help=f"print {result} as JSON")
+    add(
+        "--log-json",
+        action="store_true",
+        help="log JSON with severity and fields; in Cloud Run always",
+    )
 
 
 def seconds(text: str) -> float:

@@ -38,6 +38,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from ingestion.arguments import Parser
 from ingestion.project import PROJECT_FOLDER
 from local_gcp.processes import LocalGcpError
 from local_gcp.servers import PORTS, LocalGcp, UsageError
@@ -192,7 +193,7 @@ def folder(text: str) -> Path:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m local_gcp",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

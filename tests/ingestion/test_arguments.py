@@ -46,3 +46,19 @@ def test_a_mistyped_flag_names_the_right_one(
         parser.parse_args([typed])
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(f"error: {said}\n")
+
+
+def test_a_command_names_its_own_flags_and_not_those_of_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser = Parser(prog="tool")
+    commands = parser.add_subparsers()
+    commands.add_parser("up").add_argument("--folder")
+    commands.add_parser("status")
+    for command, hint in (("up", " (did you mean --folder?)"), ("status", "")):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args([command, "--foldr", "x"])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"usage: tool {command} ")
+        assert said.endswith(f"error: unrecognized arguments: --foldr x{hint}\n")

@@ -75,7 +75,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 FROM python
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends make \
+    && apt-get install --yes --no-install-recommends curl make \
     && rm -rf /var/lib/apt/lists/* \
     && mkdir --mode 777 /app /home/pipeline /opt/venv
 COPY --from=terraform /bin/terraform /usr/local/bin/terraform

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -202,11 +203,13 @@ def print_next_commands(stages: Stages, page: Path) -> None:
     module = f"{python} -m local_gcp"
     poll = f"{python} near_realtime_ingestion_2.py --once"
     commands = {
-        "Open the report": [f"{python} -m webbrowser {shlex.quote(page.as_uri())}"],
+        "Open the report": [how_to_open(page, python)],
         "Poll by hand, and change a cart yourself": [
-            f"{module} up | tee .env.local   # stays; the rest in another terminal",
-            f". <(grep export .env.local); {poll}",
+            f"rm -f .env.local; {module} up > .env.local &",
+            "until grep -qs ready .env.local; do sleep 1; done; . <(grep export .env.local)",
+            poll,
             f"curl -X DELETE $FAKE_STORE_API_URL/carts/1; {poll}",
+            "kill %1   # ends it and its servers",
         ],
         "Start over": [f"{module} demo"],
     }
@@ -221,6 +224,16 @@ def print_next_commands(stages: Stages, page: Path) -> None:
         "On Google Cloud the same scripts run, with a project in .env and without an emulator:\n"
         "  the guide in README.md, from start_apis_GCP.py and terraform apply to kpi_report.py"
     )
+
+
+def how_to_open(page: Path, python: str) -> str:
+    """Return a command that opens the page, or where it is to be opened from."""
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        # a container, or a machine that is far away
+        return f"{from_here(page)}, in a browser: none was found here"
+    return f"{python} -m webbrowser {shlex.quote(page.as_uri())}"
 
 
 def heading(stages: Stages, title: str) -> None:

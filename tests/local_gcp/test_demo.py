@@ -70,7 +70,7 @@ def test_the_demo_ends_with_gold_and_touches_nothing_else(
     assert demo.descendants() == []
     assert "PASS=" in said
     # what changed, and what to type next
-    for story in ("cart_deleted: cart ", "Open the report:", "up | tee .env.local", "Start over:"):
+    for story in ("cart_deleted: cart ", "Open the report:", "up > .env.local &", "Start over:"):
         assert story in said
     # 7 carts, one more, one fewer; products and users with their unknown member
     for table, rows in {"dim_products": 21, "dim_users": 11}.items():

@@ -69,7 +69,7 @@ COPY requirements.txt requirements-local.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/venv/bin/uv pip install --python /opt/venv/bin/python --link-mode copy \
         --compile-bytecode --requirement /tmp/requirements-local.txt \
-    && touch /opt/venv/.installed \
+    && cat /tmp/requirements.txt /tmp/requirements-local.txt > /opt/venv/.installed \
     && chmod -R a+rwX /opt/venv
 
 FROM python

@@ -28,9 +28,11 @@ $(BIN)/uv:
 	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
 
 # bytecode is compiled once, here: the stages, dbt and the tests start many processes
+# what is installed is told by content: a fresh checkout is newer than the layers of an image
 $(VENV)/.installed: requirements.txt requirements-local.txt | $(BIN)/uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-local.txt
-	@touch $@
+	@cat $^ | cmp --silent - $@ || { set -x; \
+		$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-local.txt; }
+	@cat $^ > $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-dev.txt

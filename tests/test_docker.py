@@ -415,16 +415,16 @@ def run_in_container(project: Path, image: str, command: str) -> subprocess.Comp
 def test_image_holds_the_tools_and_nothing_of_the_host(image: str) -> None:
     command = (
         "terraform version -json && python --version && dbt --version && java --version"
-        " && pip check && make setup && ls -a"
+        # whatever is newer, nothing has to be installed
+        " && pip check && touch requirements*.txt && make setup && ls -a"
         f" && ! grep --recursive --files-with-matches {NOT_FOR_THE_IMAGE} /app /home /tmp"
     )
-    run = ["docker", "run", "--rm", image, "bash", "-c", command]
+    run = ["docker", "run", "--rm", "--network=none", image, "bash", "-c", command]
     answer = subprocess.run(run, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert f'"terraform_version": "{image_version("TERRAFORM")}"' in answer.stdout
     assert f"Python {image_version('PYTHON')}." in answer.stdout
     assert "No broken requirements found." in answer.stdout
-    assert "Nothing to be done for 'setup'" in answer.stdout
     assert ".env" not in answer.stdout.split()
 
 

@@ -11,6 +11,7 @@ from ingestion.carts.event_batch import Batch
 from ingestion.carts.outbox import EventFolder
 from ingestion.carts.recovery import (
     OLD_COPY,
+    MadeForAnotherError,
     Recovery,
     check_binding,
     published_batches,
@@ -46,6 +47,11 @@ def load(
     events.checkpoint.load()
     if not ignores_state:
         state.load()
+        if state.header and not events.newest_generation():
+            raise MadeForAnotherError(
+                f"{state.path} belongs to another events folder: in {events.folder} no event of "
+                "it has ever been"
+            )
         check_binding(binding, str(state.path), state.header, events.checkpoint.current)
         return
     state.pretend_absent()

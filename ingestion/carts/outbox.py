@@ -114,6 +114,7 @@ class EventFolder:
 
     def __init__(self, folder: Path, now: Callable[[], datetime]) -> None:
         """Look into `folder`, which need not exist; `now` names the files of the event store."""
+        self.folder = folder
         self.store = EventStore(folder, now)
         self.checkpoint = CheckpointFile(folder)
         self.outbox = Outbox(folder / "outbox", self.store, self.checkpoint)

@@ -152,6 +152,20 @@ def test_an_outbox_of_a_cold_start_is_adopted_by_no_other_state_file(world: Worl
         world.restart(world.folder / "second.json")
 
 
+def test_a_state_belongs_to_one_events_folder(world: World) -> None:
+    poll_and_publish(world, cart(1))
+    mine = world.folder / "events"
+    mine.rename(world.folder / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(MadeForAnotherError, match="belongs to another events folder"):
+            world.restart()
+        # a folder that git keeps for the user is as empty
+        mine.mkdir(exist_ok=True)
+    world.restart(is_new_snapshot=True)
+    world.poll(cart(1))
+    assert [event["type"] for event in world.new_events()] == ["com.fakestoreapi.cart_created"]
+
+
 def test_state_and_events_folder_can_be_moved_together(world: World, tmp_path: Path) -> None:
     poll_and_publish(world, cart(1))
     world.folder.rename(moved := tmp_path.with_name("moved"))

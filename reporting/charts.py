@@ -20,6 +20,8 @@ FEWEST_DAYS = 3
 MOST_BARS = 20
 # the time axis is four weeks long at least, so that a bar is a bar and no block
 SHORTEST_AXIS = timedelta(days=28)
+# pixels between two labels of an axis; where they would be fewer, every other label is left out
+LABEL_GAP = 8
 
 Specification = dict[str, Any]
 
@@ -45,7 +47,11 @@ def bar_chart(category: str, title: str, rows: Sequence[Row]) -> Specification:
         chart_of(rows, category, "value")
         .mark_bar()
         .encode(
-            alt.X("value:Q", title=f"{title}, at list price"),
+            alt.X(
+                "value:Q",
+                title=f"{title}, at list price",
+                axis=alt.Axis(labelSeparation=LABEL_GAP, titleAnchor="end"),
+            ),
             alt.Y(category, type="nominal", title=None, sort="-x"),
             tooltip=[alt.Tooltip(category, type="nominal"), alt.Tooltip("value:Q")],
         )
@@ -77,7 +83,9 @@ def day_chart(day: str, name: str, rows: Sequence[Row], height: int) -> Specific
                 timeUnit="utcyearmonthdate",
                 title=None,
                 scale=alt.Scale(domain=ends),
-                axis=alt.Axis(format="%Y-%m-%d", labelOverlap=True, grid=False),
+                axis=alt.Axis(
+                    format="%Y-%m-%d", labelOverlap=True, labelSeparation=LABEL_GAP, grid=False
+                ),
             ),
             # counts and money alike: no tick between two whole numbers
             alt.Y(
@@ -100,7 +108,10 @@ def chart_of(rows: Sequence[Row], *names: str) -> alt.Chart:
 
     values = [{name: plain(row[name]) for name in names} for row in rows]
     return alt.Chart(alt.InlineData(values=values)).properties(
-        width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+        width="container",
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        # half of a last label stands beyond the axis
+        padding={"left": 5, "top": 5, "right": 20, "bottom": 5},
     )
 
 

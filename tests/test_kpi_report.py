@@ -390,6 +390,27 @@ def test_nothing_runs_out_of_the_page_or_of_its_card(
     assert background == {"light": "rgb(246, 247, 249)", "dark": "rgb(18, 22, 29)"}[scheme]
 
 
+def test_on_a_phone_a_row_is_one_line_and_what_it_is_about_stays_in_sight(
+    browser: Any, tmp_path: Path
+) -> None:
+    path = page_of(tmp_path / "index.html", gold_rows())
+    page = Opened(browser, path, viewport={"width": 360, "height": 740}).page
+    moved, height, *lefts = page.evaluate(
+        "(() => { const table = document.getElementById('pipeline_runs');"
+        " const place = table.parentElement; place.scrollLeft = 1000;"
+        " const row = table.tBodies[0].rows[0];"
+        " return [place.scrollLeft, row.offsetHeight,"
+        " ...[place, row.cells[0]].map(box => box.getBoundingClientRect().left)]; })()"
+    )
+    assert moved > 0
+    assert height < 40
+    assert lefts[0] == lefts[1]
+    # what a shop owner asks first is there without scrolling
+    fitting = "id => (place => place.scrollWidth <= place.clientWidth)("
+    fitting += "document.getElementById(id).parentElement)"
+    assert all(page.evaluate(fitting, name) for name in ("kpi_days", "kpi_categories"))
+
+
 def test_paper_is_white_whatever_the_screen_is(browser: Any, tmp_path: Path) -> None:
     path = page_of(tmp_path / "index.html", gold_rows(days=40))
     opened = Opened(browser, path, color_scheme="dark", viewport={"width": 1440, "height": 900})

@@ -32,6 +32,7 @@ from datetime import UTC, datetime
 
 from ingestion import command_line, settings
 from ingestion.arguments import Parser
+from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
 from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
 from reporting.gold import ReportError, read_gold
 from reporting.output import OutputError, write_page
@@ -90,8 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except settings.ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2
-    except (ReportError, OutputError) as error:
+    except (ReportError, OutputError, BucketRefusedError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except BucketUnreachableError as error:
+        print(f"{error}: the page before stays, run again later.", file=sys.stderr)
         return 1
     print(f"report: {args.output}")
     if args.open and not webbrowser.open(address):

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,6 +68,34 @@ class Patience:
         return math.isinf(self.left()) and bool(DEFAULT_RETRY._predicate(error))
 
 
+@contextmanager
+def reaching(address: str, bucket_name: str, flag: str) -> Iterator[None]:
+    """Turn the exceptions of Google's client into ours; `flag` is what names the bucket."""
+    try:
+        yield
+    except (*OUTAGES, requests.RequestException) as error:
+        cause = getattr(error, "cause", None) or error
+        raise BucketUnreachableError(
+            f"{address} could not be reached ({type(cause).__name__})"
+        ) from None
+    except exceptions.NotFound:
+        raise BucketRefusedError(
+            f"The bucket {bucket_name} does not exist: make it with "
+            f"'terraform -chdir=terraform apply', or name another with {flag}."
+        ) from None
+    except exceptions.Forbidden as error:
+        raise BucketRefusedError(
+            f"{address} was refused to these credentials: grant roles/storage.objectUser on the "
+            f"bucket ({error.message})."
+        ) from None
+    except exceptions.GoogleAPICallError as error:
+        raise BucketRefusedError(f"{address} was refused: {error.message}") from None
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise BucketRefusedError(
+            f"{address} was not asked, the credentials fail: {error}"
+        ) from None
+
+
 class ObjectFolder:
     """The objects of `bucket` whose names begin with `prefix`; other names are relative to it."""
 
@@ -76,6 +105,7 @@ class ObjectFolder:
         self._bucket = bucket
         self._prefix = prefix
         self._patience = patience
+        self._reaching = partial(reaching, self.url, bucket.name, "--state-bucket")
         # called between two pieces of a large object, and may end its way
         self.between_pieces: Callable[[], None] = lambda: None
 
@@ -194,28 +224,6 @@ class ObjectFolder:
 
     def _blob(self, name: str, **options: Any) -> Blob:
         return self._bucket.blob(self._prefix + name, **options)
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Turn the exceptions of Google's client into ours."""
-        try:
-            yield
-        except (*OUTAGES, requests.RequestException) as error:
-            cause = getattr(error, "cause", None) or error
-            raise BucketUnreachableError(
-                f"{self.url} could not be reached ({type(cause).__name__})"
-            ) from None
-        except exceptions.NotFound:
-            raise BucketRefusedError(
-                f"The bucket {self._bucket.name} does not exist: make it with "
-                f"'terraform -chdir=terraform apply', or name another with --state-bucket."
-            ) from None
-        except exceptions.GoogleAPICallError as error:
-            raise BucketRefusedError(f"{self.url} was refused: {error.message}") from None
-        except google.auth.exceptions.GoogleAuthError as error:
-            raise BucketRefusedError(
-                f"{self.url} was not asked, the credentials fail: {error}"
-            ) from None
 
 
 class _Passed:

@@ -11,13 +11,14 @@ UPLOAD_SECONDS = 60.0
 
 
 class OutputError(Exception):
-    """The page could not be written; the message is one sentence that says what to do."""
+    """The file could not be written; the message is one sentence that says what to do."""
 
 
 def write_page(page: str, output: str, project_id: str) -> str:
     """Write the page to a file or to gs://bucket/object, and return its address for a browser.
 
-    Either is replaced whole; where that fails, the page before stays, and OutputError says why.
+    Either is replaced whole; where that fails, the page before stays: OutputError for a file,
+    BucketRefusedError or BucketUnreachableError for an object.
     """
     if output.startswith("gs://"):
         return _upload(page, output, project_id)
@@ -34,11 +35,9 @@ def write_page(page: str, output: str, project_id: str) -> str:
 
 
 def _upload(page: str, output: str, project_id: str) -> str:
-    from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
-    from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage import Blob
-    from google.cloud.storage.retry import DEFAULT_RETRY
-    from requests.exceptions import RequestException
+
+    from ingestion.objects import Patience, reaching
 
     client = settings.storage_client(project_id)
     try:
@@ -49,24 +48,11 @@ def _upload(page: str, output: str, project_id: str) -> str:
         ) from None
     # a browser is to ask each time whether this is still the newest
     blob.cache_control = "no-cache"
-    try:
+    content = page.encode()
+    with reaching(output, blob.bucket.name, "--output"):
         blob.upload_from_string(
-            page.encode(),
+            content,
             content_type="text/html; charset=utf-8",
-            timeout=UPLOAD_SECONDS,
-            retry=DEFAULT_RETRY.with_timeout(UPLOAD_SECONDS),
+            **Patience(UPLOAD_SECONDS).bounds(len(content)),
         )
-    except NotFound as error:
-        raise OutputError(
-            f"Bucket {blob.bucket.name} does not exist: check --output, or make it with "
-            f"'terraform -chdir=terraform apply'."
-        ) from error
-    except Forbidden as error:
-        raise OutputError(
-            f"No permission to write {output}: grant roles/storage.objectUser on the bucket."
-        ) from error
-    except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-        raise OutputError(
-            f"Cloud Storage did not take {output}: {type(error).__name__}; try again later."
-        ) from error
     return f"https://storage.cloud.google.com/{blob.bucket.name}/{blob.name}"

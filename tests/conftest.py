@@ -16,6 +16,7 @@ from local_gcp.environment import environment_of, proxy_exemptions
 from local_gcp.fake_store import FakeStore, running_fake_store
 from local_gcp.servers import PORTS, LocalGcp
 from tests.support.local_gcp_process import Started
+from tests.support.terraform_cli import Terraform, terraform_with_a_provider
 
 # for the crash tests, whose processes inherit it
 os.environ.update([FAILPOINTS_ARMED])
@@ -93,6 +94,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalGcp]:
         yield alone
     finally:
         alone.__exit__()
+
+
+@pytest.fixture(scope="module")
+def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
+    """A copy of terraform/ of the module's own, with a provider."""
+    with terraform_with_a_provider(tmp_path_factory.mktemp("terraform") / "copy") as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,17 +16,11 @@ from ingestion.batch.entities import ENTITIES
 from ingestion.batch.lines import envelope
 from ingestion.batch.load import MANIFEST_TABLE
 from ingestion.project import PROJECT_FOLDER, SCHEMA_FOLDER
-from tests.support.terraform_cli import VARIABLES, Terraform, terraform_with_a_provider
+from tests.support.terraform_cli import VARIABLES, Terraform
 
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in SCHEMA_FOLDER.glob("*.json")}
 DOTENV = dotenv_values(PROJECT_FOLDER / ".env")
 Plan = dict[str, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
-    with terraform_with_a_provider(tmp_path_factory.mktemp("terraform") / "copy") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

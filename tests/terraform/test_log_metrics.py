@@ -22,7 +22,7 @@ from ingestion.project import PROJECT_FOLDER
 from local_gcp.fake_store import FakeStore
 from tests.support.cart_histories import CartsSource, Fault, carts_source, run_stage
 from tests.support.recording_pubsub import RecordingPubSub
-from tests.support.terraform_cli import terraform_with_a_provider
+from tests.support.terraform_cli import Terraform
 
 Line = dict[str, Any]
 CLAUSE = re.compile(r'jsonPayload\.(\w+) (=~|=|>) ("[^"]*"|\d+)')
@@ -31,11 +31,10 @@ NOT_OURS_TO_LOG = {"crashes"}
 
 
 @pytest.fixture(scope="module")
-def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def metrics(terraform: Terraform) -> dict[str, dict[str, Any]]:
     """The planned metrics by their short name."""
     image = f"europe-west9-docker.pkg.dev/p/fake-store/pipeline@sha256:{'a' * 64}"
-    with terraform_with_a_provider(tmp_path_factory.mktemp("terraform") / "copy") as terraform:
-        plan = terraform.plan("dev", image=image)
+    plan = terraform.plan("dev", image=image)
     kind = "google_logging_metric.line"
     return {a.split('"')[1]: values for a, values in plan.items() if a.startswith(kind)}
 

@@ -6,24 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from dotenv import dotenv_values
 
 from ingestion.project import PROJECT_FOLDER
-from tests.support.terraform_cli import VARIABLES, Terraform, terraform_with_a_provider
+from tests.support.terraform_cli import VARIABLES, Terraform
 
 FOLDER = PROJECT_FOLDER / "terraform"
 ENVIRONMENTS = ("dev", "staging", "prod")
 CHECKOV = "checkov==3.3.30"
-
-
-@pytest.fixture(scope="module")
-def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
-    with terraform_with_a_provider(tmp_path_factory.mktemp("terraform") / "copy") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

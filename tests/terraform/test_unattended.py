@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +15,7 @@ import kpi_report
 import near_realtime_ingestion_2
 import start_apis_GCP
 from ingestion.project import PROJECT_FOLDER
-from tests.support.terraform_cli import VARIABLES, Terraform, terraform_with_a_provider
+from tests.support.terraform_cli import VARIABLES, Terraform
 
 FOLDER = PROJECT_FOLDER / "terraform"
 PROJECT = VARIABLES["gcp_project_id"]
@@ -49,12 +48,6 @@ WITHOUT_AN_IMAGE = {
     "terraform_data": {"iam_propagation"},
 }
 Plan = dict[str, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
-    with terraform_with_a_provider(tmp_path_factory.mktemp("terraform") / "copy") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

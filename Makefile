@@ -23,7 +23,7 @@ $(BIN)/uv:
 		|| { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; name one with 'make PYTHON=python3.11'."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "Python's venv module is missing: on Debian and Ubuntu 'apt install python3-venv'."; exit 1; }
-	@echo "Building $(VENV), 1.2 GB: this takes a minute or two, once."
+	@echo "Building $(VENV), 1.3 GB: this takes a minute or two, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
 

@@ -209,7 +209,7 @@ def print_next_commands(stages: Stages, page: Path) -> None:
             "until grep -qs ready .env.local; do sleep 1; done; . <(grep export .env.local)",
             poll,
             f"curl -X DELETE $FAKE_STORE_API_URL/carts/1; {poll}",
-            "kill $!   # ends it and its servers",
+            "kill %%   # ends it and its servers",
         ],
         "Start over": [f"{module} demo"],
     }

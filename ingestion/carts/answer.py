@@ -6,7 +6,7 @@ Pure: blocks of bytes in, a `Reading` out. An answer that is no list of carts ra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,18 +14,35 @@ from typing import NamedTuple
 
 import msgspec
 
-from ingestion.carts.changes import Cart, CartLine, check_date, check_dates, latest_date
-from ingestion.carts.state import raw_hash
+from ingestion.carts.changes import (
+    SIGNATURE_BYTES,
+    Cart,
+    CartLine,
+    check_date,
+    check_dates,
+    latest_date,
+    signatures,
+)
+from ingestion.carts.state import RAW_HASH_BYTES, raw_hash
 from ingestion.json_array import BadAnswer, split_records, top_level_values
 from ingestion.json_defects import defect_of, may_have_defects
 from ingestion.records import too_many_bad
 
 
-class FreshCart(NamedTuple):
-    """A cart whose bytes were not known: it is new, or changed, or only written differently."""
+class FreshCart(msgspec.Struct, frozen=True, gc=False):
+    """A cart whose bytes were not known: it is new, or changed, or only written differently.
+
+    `text` is the cart as we write it.
+    """
 
     raw_hash: bytes
-    cart: Cart
+    signature: bytes
+    text: bytes
+
+    @property
+    def cart(self) -> Cart:
+        """The cart, decoded anew."""
+        return _decode_cart(self.text)
 
 
 class BadCart(NamedTuple):
@@ -36,27 +53,33 @@ class BadCart(NamedTuple):
 
 
 class FreshCarts(Mapping[int, FreshCart]):
-    """The fresh carts by id, kept as the bytes that came: a million decoded ones are a gigabyte."""
+    """The fresh carts by id, each kept as bytes: a million decoded ones are a gigabyte."""
 
     def __init__(self) -> None:
-        self._raws: dict[int, bytes] = {}
+        self._packed: dict[int, bytes] = {}
 
-    def add(self, cart_id: int, raw: msgspec.Raw) -> None:
-        """Keep the bytes of a valid cart."""
-        self._raws[cart_id] = bytes(raw)
+    def add(self, carts: Sequence[Cart], raw_hashes: Sequence[bytes]) -> None:
+        """Keep valid carts, each with the hash of the bytes that it came as."""
+        texts = _encode_lines(carts).splitlines()
+        for cart, key, signed, text in zip(
+            carts, raw_hashes, signatures(carts), texts, strict=True
+        ):
+            self._packed[cart.id] = key + signed + text
 
     def __getitem__(self, cart_id: int) -> FreshCart:
-        raw = self._raws[cart_id]
-        return FreshCart(raw_hash(raw), _decode_cart(raw))
+        packed = self._packed[cart_id]
+        return FreshCart(
+            packed[:_KEY_END], packed[_KEY_END:_SIGNATURE_END], packed[_SIGNATURE_END:]
+        )
 
     def __contains__(self, cart_id: object) -> bool:
-        return cart_id in self._raws
+        return cart_id in self._packed
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._raws)
+        return iter(self._packed)
 
     def __len__(self) -> int:
-        return len(self._raws)
+        return len(self._packed)
 
 
 @dataclass(frozen=True)
@@ -68,11 +91,15 @@ class Reading:
     bad: dict[int, BadCart]
 
 
+_encode_lines = msgspec.json.Encoder().encode_lines
 _decode_cart = msgspec.json.Decoder(Cart).decode
 _decode_carts = msgspec.json.Decoder(list[Cart]).decode
 # the members of a cart, and of each of its lines
 _CART_MEMBERS = tuple(field.encode_name for field in msgspec.structs.fields(Cart))
 _LINE_MEMBERS = tuple(field.encode_name for field in msgspec.structs.fields(CartLine))
+# where the parts of a packed cart end
+_KEY_END = RAW_HASH_BYTES
+_SIGNATURE_END = RAW_HASH_BYTES + SIGNATURE_BYTES
 _INTEGER = re.compile(rb"-?(0|[1-9][0-9]{0,18})")
 
 
@@ -98,11 +125,14 @@ def read_answer(
         records += len(window)
         known += len(window) - len(unknown)
         same.update(cart_id for cart_id in ids if cart_id is not None)
-        carts = _check([window[place] for place in unknown], latest)
-        for place, cart in zip(unknown, carts, strict=True):
-            if isinstance(cart, Cart):
-                fresh.add(cart.id, window[place])
-            else:
+        checked = _check([window[place] for place in unknown], latest)
+        pairs = zip(unknown, checked, strict=True)
+        fresh.add(
+            [cart for cart in checked if isinstance(cart, Cart)],
+            [hashes[place] for place, cart in pairs if isinstance(cart, Cart)],
+        )
+        for cart in checked:
+            if isinstance(cart, BadCart):
                 first, *rest = _ids_of(cart.raw)
                 bad[first] = cart
                 others.update(dict.fromkeys(rest, cart))
@@ -117,7 +147,7 @@ def read_answer(
     return Reading(same, fresh, others | bad)
 
 
-def _check(raws: list[msgspec.Raw], latest: datetime) -> Iterable[Cart | BadCart]:
+def _check(raws: list[msgspec.Raw], latest: datetime) -> Sequence[Cart | BadCart]:
     """Return each record as a cart, or with the reason why it is none."""
     array = b"[%b]" % b",".join(raws)
     with suppress(ValueError, RecursionError):  # msgspec's errors are ValueErrors

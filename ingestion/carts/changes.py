@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -38,6 +39,9 @@ _ZONE = r"(?:[Zz]|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)"
 # as JavaScript writes a date, and so the Fake Store; one a line
 _USUAL_DATES = re.compile(r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\n)*", re.ASCII)
 _DATE = re.compile(rf"\d{{4}}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{{1,6}})?{_ZONE}?)?", re.ASCII)
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+_product_and_quantity = attrgetter("product_id", "quantity")
 
 # BigQuery's integers; JSON has longer ones
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -135,7 +139,7 @@ def check_date(date: str, latest: datetime) -> None:
 
 def check_dates(dates: Sequence[str], latest: datetime) -> None:
     """Raise ValueError where check_date does for one of them; usual ones are checked at once."""
-    if _USUAL_DATES.fullmatch("\n".join((*dates, ""))):
+    if _are_usual(dates):
         instants = msgspec.convert(dates, list[datetime])
         if min(instants, default=EPOCH) >= EPOCH and max(instants, default=latest) <= latest:
             return
@@ -165,12 +169,34 @@ def signature(cart: Cart) -> str:
     The date counts as an instant and the product lines as a multiset: their order does not
     count, the same product on two lines does. Raises ValueError where the date is none.
     """
-    since = instant_of(cart.date) - EPOCH
+    return signatures([cart])[0].hex()
+
+
+def signatures(carts: Sequence[Cart]) -> list[bytes]:
+    """Return the signature of each cart, as bytes; many together take half the time."""
+    dates = [cart.date for cart in carts]
+    if _are_usual(dates):
+        instants = msgspec.convert(dates, list[datetime])
+    else:
+        instants = [instant_of(date) for date in dates]
+    canonical = (
+        (cart.id, cart.user_id, _microseconds(instant - EPOCH), _sorted_lines(cart))
+        for cart, instant in zip(carts, instants, strict=True)
+    )
+    return [hashlib.sha256(line).digest() for line in _encode_lines(canonical).splitlines()]
+
+
+def _are_usual(dates: Sequence[str]) -> bool:
+    return bool(_USUAL_DATES.fullmatch("\n".join((*dates, ""))))
+
+
+def _microseconds(since: timedelta) -> int:
     # as `since // timedelta(microseconds=1)`, three times as fast
-    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    lines = sorted([(line.product_id, line.quantity) for line in cart.products])
-    canonical = [cart.id, cart.user_id, microseconds, lines]
-    return hashlib.sha256(msgspec.json.encode(canonical)).hexdigest()
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _sorted_lines(cart: Cart) -> list[tuple[int, int]]:
+    return sorted(map(_product_and_quantity, cart.products))
 
 
 def detect_changes(before: Mapping[int, Cart], after: Mapping[int, Cart]) -> Iterator[Change]:
@@ -190,6 +216,11 @@ def event_id(change: Change, sequence: str, poll: PollContext) -> str:
     The sequence is in it, so A to B, back to A and again to B are three ids, and so are a
     deletion and what comes after it.
     """
+    return hashlib.sha256(transition(change, sequence, poll)).hexdigest()
+
+
+def transition(change: Change, sequence: str, poll: PollContext) -> bytes:
+    """Return what tells a transition from all others, as the JSON that its id is the hash of."""
     identity = [
         poll.source,
         poll.generation,
@@ -198,7 +229,7 @@ def event_id(change: Change, sequence: str, poll: PollContext) -> str:
         change.signature_before,
         change.signature_after,
     ]
-    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
+    return msgspec.json.encode(identity)
 
 
 def make_event(change: Change, previous_sequence: str | None, poll: PollContext) -> Event:

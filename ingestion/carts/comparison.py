@@ -8,13 +8,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ingestion.carts.answer import FreshCarts, Reading
-from ingestion.carts.changes import (
-    CREATED,
-    SIGNATURE_BYTES,
-    Change,
-    detect_changes,
-    signature,
-)
+from ingestion.carts.changes import CREATED, Change, detect_changes
 from ingestion.carts.state import KnownCart
 
 
@@ -26,29 +20,17 @@ class Comparison(NamedTuple):
 
 
 class CreatedCarts(Collection[Change]):
-    """The changes where no cart was known before: made anew each time, as a million take room.
-
-    Only the signatures are kept, which take long.
-    """
+    """The changes where no cart was known before: made anew each time, as a million take room."""
 
     def __init__(self, fresh: FreshCarts) -> None:
         """Decode nothing yet."""
         self._fresh = fresh
-        self._signatures = bytearray()
 
     def __iter__(self) -> Iterator[Change]:
-        return (change for _, change in self.with_raw_hashes())
-
-    def with_raw_hashes(self) -> Iterator[tuple[bytes, Change]]:
-        """Yield the changes in cart-id order, each with the hash of the cart's bytes."""
-        known = self._signatures
-        for place, cart_id in enumerate(sorted(self._fresh)):
-            raw_hash, cart = self._fresh[cart_id]
-            start = place * SIGNATURE_BYTES
-            if start == len(known):
-                known += bytes.fromhex(signature(cart))
-            signed = known[start : start + SIGNATURE_BYTES].hex()
-            yield raw_hash, Change(CREATED, cart_id, None, cart, None, signed)
+        """Yield the changes in cart-id order."""
+        for cart_id in sorted(self._fresh):
+            fresh = self._fresh[cart_id]
+            yield Change(CREATED, cart_id, None, fresh.cart, None, fresh.signature.hex())
 
     def __len__(self) -> int:
         return len(self._fresh)

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,6 +34,7 @@ from ingestion.carts.comparison import (
     missing_ids,
 )
 from ingestion.carts.event_batch import Batch, BatchHeader, format_time
+from ingestion.carts.first_snapshot import first_events, first_lines
 from ingestion.carts.opening import empty_state, load, recover
 from ingestion.carts.outbox import EventFolder
 from ingestion.carts.replica import Replica
@@ -222,13 +224,10 @@ class Poller:
             observed_before=observed_at,
             snapshot_size=None if self._state.header else len(changes),
         )
-        created = frozenset(reading.fresh).difference(findings.known)
-        sequences = read_sequences_of_deleted(self._state.path, created)
-        sequences.update((cart_id, line.sequence) for cart_id, line in findings.known.items())
-        documents = (
-            msgspec.json.encode(make_event(change, sequences.get(change.cart_id), context))
-            for change in changes
-        )
+        if self._state.header:
+            documents = _later_events(self._state.path, findings, reading, context)
+        else:
+            documents = first_events(reading.fresh, context)
         batch_header = BatchHeader(
             generation=header.generation,
             number=header.batch + 1,
@@ -257,12 +256,11 @@ class Poller:
             held_deletions=findings.held,
             quarantined=quarantined,
         )
-        changes, rewritten = findings.comparison
-        if self._state.header is None and batch and isinstance(changes, CreatedCarts):
-            self._state.begin(header, batch, changes.with_raw_hashes())
+        if self._state.header is None and batch:
+            self._state.begin(header, batch, first_lines(reading.fresh))
             return
         raw_hashes = {cart_id: fresh.raw_hash for cart_id, fresh in reading.fresh.items()}
-        self._state.follow(header, batch, fetched.index, raw_hashes, rewritten)
+        self._state.follow(header, batch, fetched.index, raw_hashes, findings.comparison.rewritten)
 
     def _quarantine(self, bad: Mapping[int, BadCart], known: Collection[str]) -> tuple[str, ...]:
         """Keep the bad records that were not there in the last answer; return all their hashes."""
@@ -273,6 +271,17 @@ class Poller:
             if key not in known
         )
         return tuple(hashes)
+
+
+def _later_events(
+    state: Path, findings: Findings, reading: Reading, context: PollContext
+) -> Iterator[bytes]:
+    """Yield the events of changes after a state, with the sequences that follow those in it."""
+    created = frozenset(reading.fresh).difference(findings.known)
+    sequences = read_sequences_of_deleted(state, created)
+    sequences.update((cart_id, line.sequence) for cart_id, line in findings.known.items())
+    for change in findings.comparison.changes:
+        yield msgspec.json.encode(make_event(change, sequences.get(change.cart_id), context))
 
 
 def _poll_result(

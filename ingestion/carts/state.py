@@ -34,6 +34,8 @@ from ingestion.durable_files import replace_file
 
 FORMAT = 2
 
+RAW_HASH_BYTES = 16
+
 _BLOCK_BYTES = 1 << 20
 # so many ids are found in a block of lines sooner than the block is split into its lines
 _FEW = 16

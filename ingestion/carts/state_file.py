@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from ingestion.carts.changes import CREATED, FIRST_SEQUENCE, Change, signature
+from ingestion.carts.changes import CREATED, signature
 from ingestion.carts.event_batch import GENERATION, Batch
 from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.replica import Replica
@@ -129,18 +129,11 @@ class StateFile:
             note = msgspec.json.encode(LastPoll(self.header.generation, observed_at))
             replace_file(self._last_poll_file, [note], "last_poll", durable=False)
 
-    def begin(
-        self, header: StateHeader, batch: Batch, created: Iterable[tuple[bytes, Change]]
-    ) -> None:
-        """Save a first state: that of a batch of `created` carts, each with its raw hash.
+    def begin(self, header: StateHeader, batch: Batch, lines: Iterable[bytes]) -> None:
+        """Save a first state: the `lines` of the carts that a batch has created.
 
         It is what `follow` makes of the batch, without the way over the disk and the memory.
         """
-        lines = (
-            encode_line(KnownCart(key.hex(), FIRST_SEQUENCE, change.signature_after, change.after))
-            for key, change in created
-            if change.after and change.signature_after
-        )
         count = batch.header().events
         self._save(replace(header, batch=batch.number, cart_count=count), StateEdit((), lines))
 

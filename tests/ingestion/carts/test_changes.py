@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -26,6 +27,7 @@ from ingestion.carts.changes import (
     gate_deletions,
     make_event,
     signature,
+    signatures,
 )
 
 POLL = PollContext(
@@ -167,6 +169,16 @@ def test_the_same_product_on_two_lines_is_not_one_line_with_the_sum() -> None:
 )
 def test_what_is_only_written_differently_is_no_change(rewritten: Cart) -> None:
     assert kinds(snapshot(cart(1, (1, 1), (2, 2))), snapshot(rewritten)) == []
+
+
+@pytest.mark.parametrize("other", ["2020-03-03T00:00:00.000Z", "2020-03-03"])
+def test_a_signature_is_the_hash_of_the_instant_and_the_sorted_lines(other: str) -> None:
+    """States and event ids of before depend on it, whatever dates stand beside a cart's."""
+    one = cart(1, (2, 1), (1, 9), (1, 3), user=5, date="2020-03-02T00:00:00.001Z")
+    canonical = ["[1,5,1583107200001000,[[1,3],[1,9],[2,1]]]", "[2,1,1583193600000000,[]]"]
+    assert signatures([one, Cart(2, 1, other, ())]) == [
+        hashlib.sha256(each.encode()).digest() for each in canonical
+    ]
 
 
 @given(snapshots, snapshots)

@@ -122,10 +122,10 @@ def poll(folder: Path, body: Path | None, *, is_loaded: bool, etag: str | None) 
 
     answer = ReceivedAnswer(body, etag)
     events = EventFolder(folder / "events", lambda: datetime.now(UTC))
-    if not is_loaded:
-        return measured(lambda: make_poller(folder, events, answer).poll())
+    # it has read nothing yet, but imported what it needs
     poller = make_poller(folder, events, answer)
-    poller.open()
+    if is_loaded:
+        poller.open()
     return measured(poller.poll)
 
 
@@ -184,9 +184,10 @@ def start(folder: Path) -> Figures:
     from ingestion.carts.replica import Replica
 
     events = EventFolder(folder / "events", lambda: datetime.now(UTC))
+    poller = make_poller(folder, events, None)
 
     def work() -> None:
-        make_poller(folder, events, None).open()
+        poller.open()
         events.outbox.publish(acknowledge_all, Replica())
 
     return measured(work)

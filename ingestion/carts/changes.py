@@ -201,13 +201,17 @@ def _sorted_lines(cart: Cart) -> list[tuple[int, int]]:
 
 def detect_changes(before: Mapping[int, Cart], after: Mapping[int, Cart]) -> Iterator[Change]:
     """Yield each difference between two snapshots, in cart-id order."""
+    signed_before, signed_after = _signed(before), _signed(after)
     for cart_id in sorted(before.keys() | after.keys()):
-        old, new = before.get(cart_id), after.get(cart_id)
-        old_signature = signature(old) if old else None
-        new_signature = signature(new) if new else None
-        if old_signature != new_signature:
+        old, new = signed_before.get(cart_id), signed_after.get(cart_id)
+        if old != new:
             kind = MODIFIED if old and new else CREATED if new else DELETED
-            yield Change(kind, cart_id, old, new, old_signature, new_signature)
+            yield Change(kind, cart_id, before.get(cart_id), after.get(cart_id), old, new)
+
+
+def _signed(carts: Mapping[int, Cart]) -> dict[int, str]:
+    signed = signatures(list(carts.values()))
+    return {cart_id: each.hex() for cart_id, each in zip(carts, signed, strict=True)}
 
 
 def event_id(change: Change, sequence: str, poll: PollContext) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -375,3 +376,25 @@ def test_status_says_that_nothing_runs_and_forgets_who_was_killed(
     (tmp_path / "up" / "instance.json").write_text(json.dumps(note))
     assert local_gcp.main(["status", "--folder", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("No local Google Cloud runs here")
+
+
+@pytest.mark.slow
+def test_the_commands_by_hand_work_typed_twice_behind_a_proxy(tmp_path: Path) -> None:
+    page = (PROJECT_FOLDER / "docs" / "scripts.md").read_text(encoding="utf-8")
+    block = re.search(r"To run the scripts by hand .*?```bash\n(.*?)```", page, re.S)
+    assert block
+    python = shlex.quote(sys.executable)
+    typed = block[1].replace("local_gcp up", f"local_gcp up --folder {tmp_path}/gcp")
+    typed = typed.replace(".venv/bin/python", python).replace(".env.local", f"{tmp_path}/.env")
+    done = subprocess.run(
+        ["bash", "-c", f"set -e\n{typed}{typed}wait"],
+        cwd=PROJECT_FOLDER,
+        env={**os.environ, "http_proxy": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"products +done +20 ", done.stdout)) == 2
+    assert done.stderr.count("created=7 ") == 2

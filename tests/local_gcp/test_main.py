@@ -387,12 +387,12 @@ def test_the_commands_by_hand_work_typed_twice_behind_a_proxy(tmp_path: Path) ->
     typed = block[1].replace("local_gcp up", f"local_gcp up --folder {tmp_path}/gcp")
     typed = typed.replace(".venv/bin/python", python).replace(".env.local", f"{tmp_path}/.env")
     done = subprocess.run(
-        ["bash", "-c", f"set -e\n{typed}{typed}wait"],
+        # a group of its own, so that none of it outlives a failure
+        ["timeout", "150", "bash", "-c", f"set -e\n{typed}{typed}wait"],
         cwd=PROJECT_FOLDER,
         env={**os.environ, "http_proxy": "http://127.0.0.1:9"},
         capture_output=True,
         text=True,
-        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr

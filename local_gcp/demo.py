@@ -30,7 +30,7 @@ from local_gcp.shop_data import ENTITIES
 from local_gcp.stages import STAGE_SECONDS, Stages
 
 SHOP_SECONDS = 30.0
-POLL_SECONDS = 1
+POLL_SECONDS = 0.5
 # start, batch, cold start, three changes, dbt, report, its documentation
 STEPS = 9
 

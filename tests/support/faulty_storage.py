@@ -35,6 +35,8 @@ def faulty_storage(target_port: int) -> Iterator[FaultyStorage]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # head and body are sent apart, and the second would wait 40 ms for the first to be heard of
+        disable_nagle_algorithm = True
 
         def do_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

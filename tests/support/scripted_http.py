@@ -37,6 +37,8 @@ def scripted_server(answers: dict[str, list[Respond]]) -> Iterator[ScriptedServe
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # head and body are sent apart, and the second would wait 40 ms for the first to be heard of
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             script.requests.append(Request(self.path, dict(self.headers)))

@@ -23,7 +23,7 @@ from tests.support.flaky_proxy import FaultProxy
 
 # a busy machine answers at last
 PATIENT = Patience(60.0)
-HASTY = Patience(1.0)
+HASTY = Patience(0.5)
 
 
 def folder_at(port: int, patience: Patience, bucket_name: str = STATE_BUCKET_NAME) -> ObjectFolder:

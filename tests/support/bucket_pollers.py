@@ -69,10 +69,10 @@ class BucketPollers:
             "STORAGE_EMULATOR_HOST": self.storage.url,
             "FAILPOINT": failpoint,
         }
-        flags = ("--project-id", "local-project", "--accept-deletes", *flags)
         bucket = self.bucket.name if bucket is None else bucket
-        flags = (*flags, *(("--state-bucket", bucket) if bucket else ()))
-        flags = (*flags, "--lease-seconds", str(lease), "--publish-timeout", "5")
+        flags = (*(("--state-bucket", bucket) if bucket else ()), *flags)
+        flags = ("--lease-seconds", str(lease), "--publish-timeout", "5", *flags)
+        flags = ("--project-id", "local-project", "--accept-deletes", *flags)
         argv = stage_command(self.folder / name, self.source.url, *flags)[2:]
         output = self.folder / "output" / f"{len(self.started)}"
         self.started.append(start_forked(argv, environment, output, CALL_SECONDS))

@@ -363,7 +363,7 @@ def test_status_says_what_is_so_in_the_bucket(pollers: BucketPollers) -> None:
     nothing = status(pollers)
     assert (nothing.code, nothing.summary["generation"]) == (0, None)
     pollers.pubsub.judge = lambda message: grpc.StatusCode.UNAVAILABLE
-    pollers.poll("a")
+    pollers.poll("a", "--publish-timeout", "0.5")
     told = status(pollers)
     assert told.code == 3
     assert told.summary == {

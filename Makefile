@@ -75,7 +75,7 @@ test-slow: setup-dev  ## run the long ring of tests
 check: setup-dev $(VENV)/.installed-lint  ## lint and type-check everything
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd ey_test_tech && $(abspath $(BIN))/sqlfluff lint models tests
+	$(BIN)/sqlfluff lint ey_test_tech/models ey_test_tech/tests
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; \
 		else echo "hadolint is not to be had for this machine: the Dockerfile was not linted"; fi
 	@if [ -x $(BIN)/shellcheck ]; then $(BIN)/shellcheck docker.bashrc .ci/run; \

@@ -16,12 +16,15 @@ MAX_SECONDS = 31_536_000.0
 
 
 class Parser(ArgumentParser):
-    """A parser that names the flag which a mistyped one was probably meant to be."""
+    """A parser that names the flag or value which a mistyped one was probably meant to be."""
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one sentence."""
-        mistyped = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
-        close = get_close_matches(mistyped[1], self._option_string_actions) if mistyped else []
+        close: list[str] = []
+        if flag := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
+            close = get_close_matches(flag[1], self._option_string_actions)
+        elif value := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            close = get_close_matches(value[1], value[2].replace("'", "").split(", "))
         super().error(f"{message} (did you mean {close[0]}?)" if close else message)
 
     def parse_known_args(

@@ -48,6 +48,20 @@ def test_a_mistyped_flag_names_the_right_one(
     assert capsys.readouterr().err.endswith(f"error: {said}\n")
 
 
+@pytest.mark.parametrize(("typed", "hint"), [("emulater", " (did you mean emulator?)"), ("x", "")])
+def test_a_mistyped_value_or_command_names_the_right_one(
+    capsys: pytest.CaptureFixture[str], typed: str, hint: str
+) -> None:
+    of_flag, of_command = Parser(), Parser()
+    of_flag.add_argument("--pubsub", choices=("auto", "emulator", "stand-in"))
+    of_command.add_subparsers().add_parser("emulator")
+    for parser, arguments in ((of_flag, ["--pubsub", typed]), (of_command, [typed])):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args(arguments)
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.endswith(f"){hint}\n")
+
+
 def test_a_command_names_its_own_flags_and_not_those_of_another(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

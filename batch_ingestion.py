@@ -200,12 +200,15 @@ def open_bronze(args: argparse.Namespace) -> Bronze:
     """Return the way into Google Cloud; raise ConfigurationError where something is not set."""
     from ingestion.batch.google_calls import Limits
 
+    # all that may be missing is asked for before the credentials are
     project_id = settings.require(args.project_id, "GCP_PROJECT_ID", "--project-id")
+    bucket_name = settings.require_bucket(args.bucket_name, "GCS_BUCKET_NAME", "--bucket-name")
+    dataset_id = settings.require(args.dataset_id, "BQ_DATASET", "--dataset-id")
     return Bronze(
         storage=settings.storage_client(project_id),
         bigquery=settings.bigquery_client(project_id, args.region),
-        bucket_name=settings.require_bucket(args.bucket_name, "GCS_BUCKET_NAME", "--bucket-name"),
-        dataset_id=settings.require(args.dataset_id, "BQ_DATASET", "--dataset-id"),
+        bucket_name=bucket_name,
+        dataset_id=dataset_id,
         limits=Limits(args.cloud_timeout),
         commands=commands(args),
         has_disk=not args.no_disk,

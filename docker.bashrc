@@ -27,6 +27,7 @@ Project $GCP_PROJECT_ID. Next steps, in this order:
   terraform -chdir=terraform apply
   python batch_ingestion.py --entities products users carts
   python near_realtime_ingestion_2.py --once
-  cd ey_test_tech && { dbt build || dbt retry; }
+  cd ey_test_tech && dbt deps && dbt build && dbt test; cd ..
+  python kpi_report.py
 NEXT
 fi

@@ -269,6 +269,7 @@ def test_banner_shows_who_has_a_project_the_stages_in_order() -> None:
         "batch_ingestion",
         "near_realtime_ingestion_2",
         "ey_test_tech",
+        "kpi_report",
     ]
 
 

@@ -77,9 +77,9 @@ check: setup-dev $(VENV)/.installed-lint  ## lint and type-check everything
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint ey_test_tech/models ey_test_tech/tests
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; \
-		else echo "hadolint is not to be had for this machine: the Dockerfile was not linted"; fi
+		else echo "hadolint is missing (no package for this machine, or no package index): the Dockerfile was not linted"; fi
 	@if [ -x $(BIN)/shellcheck ]; then $(BIN)/shellcheck docker.bashrc .ci/run; \
-		else echo "shellcheck is not to be had for this machine: the shell files were not linted"; fi
+		else echo "shellcheck is missing (no package for this machine, or no package index): the shell files were not linted"; fi
 	@if command -v terraform >/dev/null; then terraform fmt -check -recursive terraform; \
 		else echo "terraform is missing: its format was not checked"; fi
 
@@ -88,5 +88,5 @@ bench: setup-dev  ## measure against the marks; takes a while
 	$(BIN)/python -m benchmarks.near_realtime
 	$(BIN)/python -m benchmarks.dbt
 
-clean:  ## remove the environment, caches and the demo; no state, event, raw file or key
+clean:  ## remove the environment, the demo and what dbt made; no state, event, raw file or key
 	rm -rf $(VENV) .local_gcp report ey_test_tech/target ey_test_tech/logs

@@ -252,13 +252,13 @@ def run_demo(gcp: LocalGcp, on_ready: Callable[[LocalGcp], None]) -> int:
     began = time.monotonic()
     stages = Stages(gcp, Console(), STEPS)
     try:
+        # while others wait; the next dbt reads only what has changed since: nothing
+        parsing = stages.launch_dbt("dbt_parse", "parse")
         with stages.step("the local Google Cloud starts"):
             gcp.__enter__()
         on_ready(gcp)
         for line in gcp.servers.values():
             stages.say(f"         {line}")
-        # while the others wait for polls; the next dbt reads only what has changed since: nothing
-        parsing = stages.launch_dbt("dbt_parse", "parse")
         changed = run_ingestion(stages)
         run_dbt(stages, parsing)
         with write_report(stages) as page:

@@ -57,12 +57,7 @@ products as (
     select
         product_id,
         price,
-        if(
-            row_number() over (partition by product_id order by valid_from) = 1,
-            timestamp '0001-01-01',
-            valid_from
-        ) as known_from,
-        coalesce(valid_to, timestamp '9999-12-31') as known_to
+        {{ known_period('product_id') | trim | indent(8) }}
     from {{ ref('dim_products') }}
     where product_id is not null
 

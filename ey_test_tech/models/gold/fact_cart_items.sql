@@ -10,17 +10,11 @@ items as (
 
 products as (
 
-    -- before the first version history knows nothing: the first version is the nearest to it
     select
         product_key,
         product_id,
         price,
-        if(
-            row_number() over (partition by product_id order by valid_from) = 1,
-            timestamp '0001-01-01',
-            valid_from
-        ) as known_from,
-        coalesce(valid_to, timestamp '9999-12-31') as known_to
+        {{ known_period('product_id') | trim | indent(8) }}
     from {{ ref('dim_products') }}
     where product_id is not null
 
@@ -31,12 +25,7 @@ users as (
     select
         user_key,
         user_id,
-        if(
-            row_number() over (partition by user_id order by valid_from) = 1,
-            timestamp '0001-01-01',
-            valid_from
-        ) as known_from,
-        coalesce(valid_to, timestamp '9999-12-31') as known_to
+        {{ known_period('user_id') | trim | indent(8) }}
     from {{ ref('dim_users') }}
     where user_id is not null
 

@@ -14,6 +14,7 @@
 #}
 {% macro history_of(entity, key, attributes) %}
 {%- set window = window_of_unread_runs(entity, key) -%}
+{%- set columns = [key] + attributes -%}
 -- days {{ window.start }} to {{ window.end }}
 
 with
@@ -53,10 +54,7 @@ carried as (
 observations as (
 
     select
-        records.{{ key }},
-        {%- for attribute in attributes %}
-        records.{{ attribute }},
-        {%- endfor %}
+        records.{{ columns | join(',\n        records.') }},
         true as is_listed,
         records.observed_at as changed_at,
         records.run_id,
@@ -68,10 +66,7 @@ observations as (
     {%- if has_earlier_rows() %}
     union all
     select
-        {{ key }},
-        {%- for attribute in attributes %}
-        {{ attribute }},
-        {%- endfor %}
+        {{ columns | join(',\n        ') }},
         is_listed,
         changed_at,
         run_id,
@@ -109,10 +104,7 @@ absences as (
 departures as (
 
     select
-        followed.{{ key }},
-        {%- for attribute in attributes %}
-        followed.{{ attribute }},
-        {%- endfor %}
+        followed.{{ columns | join(',\n        followed.') }},
         false as is_listed,
         absences.observed_at as changed_at,
         absences.run_id,
@@ -129,10 +121,7 @@ departures as (
 moments as (
 
     select
-        {{ key }},
-        {%- for attribute in attributes %}
-        {{ attribute }},
-        {%- endfor %}
+        {{ columns | join(',\n        ') }},
         is_listed,
         changed_at,
         run_id,
@@ -140,10 +129,7 @@ moments as (
     from observations
     union all
     select
-        {{ key }},
-        {%- for attribute in attributes %}
-        {{ attribute }},
-        {%- endfor %}
+        {{ columns | join(',\n        ') }},
         is_listed,
         changed_at,
         run_id,
@@ -167,10 +153,7 @@ compared as (
 versions as (
 
     select
-        {{ key }},
-        {%- for attribute in attributes %}
-        {{ attribute }},
-        {%- endfor %}
+        {{ columns | join(',\n        ') }},
         is_listed,
         changed_at,
         run_id

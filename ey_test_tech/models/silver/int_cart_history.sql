@@ -1,4 +1,8 @@
 {{ config(materialized='table') }}
+{%- set event_columns = [
+    'event_id', 'cart_id', 'event_type', 'event_at', 'generation', 'sequence', 'snapshot_size',
+    'user_id', 'cart_at', 'products', 'published_date',
+] | join(',\n        ') %}
 {%- set base = ref('base_cart_events') %}
 {%- set window = rebuild_window(
     base, 'published_date', 'published_date', rows_read='deliveries', built_rows="event_type = 'day'"
@@ -23,33 +27,13 @@ deliveries as (
 events as (
 
     select
-        event_id,
-        cart_id,
-        event_type,
-        event_at,
-        generation,
-        sequence,
-        snapshot_size,
-        user_id,
-        cart_at,
-        products,
-        published_date
+        {{ event_columns }}
     from deliveries
     where is_counted
     {%- if has_earlier_rows() %}
     union all
     select
-        event_id,
-        cart_id,
-        event_type,
-        event_at,
-        generation,
-        sequence,
-        snapshot_size,
-        user_id,
-        cart_at,
-        products,
-        published_date
+        {{ event_columns }}
     from {{ this }}
     where
         published_date < date '{{ window.start }}'

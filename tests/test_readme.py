@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingestion.project import PROJECT_FOLDER
+from start_apis_GCP import APIS
 
 PAGES = [PROJECT_FOLDER / "README.md", *sorted((PROJECT_FOLDER / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
@@ -61,6 +62,13 @@ def test_flags_in_the_commands_shown_exist() -> None:
         parser = importlib.import_module(module).build_parser()
         for command in re.findall(rf"{program}[^|`\n]*(?:\\\n[^\n]*)*", TEXT, re.M):
             assert set(re.findall(r"--[a-z][a-z-]+", command)) - {"--help"} <= flags_of(parser)
+
+
+def test_the_guide_shows_each_api_that_is_enabled() -> None:
+    shown = re.findall(
+        r"^(?:already|switched) on +(\S+)$", section("Step 4: Enable the APIs"), re.M
+    )
+    assert tuple(shown) == APIS
 
 
 def test_every_make_target_named_exists() -> None:

@@ -108,6 +108,15 @@ def test_the_readme_names_every_role_that_is_granted_to_the_accounts(
     assert set(re.findall(r"`((?:bigquery|pubsub|storage)\.\w+)`", table)) == granted
 
 
+def test_the_guide_shows_what_an_apply_makes(plans: dict[str, dict[str, Any]]) -> None:
+    guide = (PROJECT_FOLDER / "README.md").read_text()
+    made = [address for address in plans["dev"] if not address.startswith("data.")]
+    assert f"Apply complete! Resources: {len(made)} added, 0 changed, 0 destroyed." in guide
+    shown = set(re.findall(r"^(\S+): Creation complete", guide, re.M))
+    kinds = ("google_bigquery_dataset.", "google_storage_bucket.", "google_pubsub_topic.event")
+    assert {address for address in made if address.startswith(kinds)} <= shown <= set(made)
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_placeholders_of_an_environment_are_refused(
     terraform: Terraform, environment: str

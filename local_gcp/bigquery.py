@@ -41,7 +41,7 @@ from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.dialects.duckdb import DuckDB
 
-from local_gcp.syntax_trees import parse_once
+from local_gcp.syntax_trees import generate_with_kept, parse_once
 
 # length of a partition decorator -> how DuckDB writes the partition of a time
 PARTITION_FORMATS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H"}
@@ -237,6 +237,7 @@ def make_strict() -> None:
         (executor, "_refresh_load_row_count", commit_load),
         (DuckDBEngine, "_load_spatial", load_packaged_spatial),
         (Dialect, "parse", parse_once),
+        (Dialect, "generate", generate_with_kept),
     ):
         setattr(owner, name, replacement)
     # sqlglot is compiled, and asks for these alone

@@ -1,18 +1,18 @@
-"""A statement's tree is made once, and everybody gets one of their own."""
+"""A statement's tree is made once, a generator writes many, and nobody notices."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlglot import exp
 from sqlglot.dialects.bigquery import BigQuery
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.dialects.duckdb import DuckDB
-from sqlglot.errors import ParseError
+from sqlglot.errors import ErrorLevel, ParseError, UnsupportedError
 
 from local_gcp import syntax_trees
-from local_gcp.syntax_trees import parse_once
+from local_gcp.syntax_trees import generate_with_kept, parse_once
 
 SQL = "select id, sum(price) as total from `a-project.gold_data.x` group by 1; select 2"
 
@@ -55,4 +55,45 @@ def test_options_and_errors_are_those_of_the_parser(parsed: list[tuple[str, str]
             parse_once(BigQuery(), "select from from")
         assert parse_once(BigQuery(), "select 1; ;")[-1] is None
         parse_once(BigQuery(), "select 3", error_level=None)
-    assert [sql for _, sql in parsed].count("select 3") == 2
+        parse_once(BigQuery(), "select 4", error_level=ErrorLevel.RAISE)
+    assert [sql for _, sql in parsed].count("select 3") == 1
+    assert [sql for _, sql in parsed].count("select 4") == 2
+
+
+NESTED = "select * from (select 1 as a) cross join unnest([struct(2 as b)])"
+
+
+@pytest.mark.parametrize("options", [{}, {"pretty": False}, {"pretty": True}])
+@pytest.mark.parametrize("sql", [SQL.partition(";")[0], NESTED, "select cast('1' as numeric)"])
+def test_a_statement_is_written_as_by_a_new_generator(sql: str, options: dict[str, bool]) -> None:
+    for _ in range(2):
+        for dialect in (DuckDB(), BigQuery()):
+            tree = Dialect.parse(BigQuery(), sql)[0]
+            expected = Dialect.generate(dialect, tree, **options)
+            assert generate_with_kept(dialect, tree, **options) == expected
+
+
+def test_a_generator_that_is_at_work_or_failed_is_not_used_again() -> None:
+    made = []
+
+    class Writer:
+        def generate(self, tree: str, copy: bool) -> str:
+            if tree == "bad":
+                raise UnsupportedError
+            return f"({generate_with_kept(Nesting(), tree[1:])})" if tree else ""
+
+    class Nesting:
+        settings: ClassVar[dict[str, str]] = {}
+
+        def generator(self) -> Writer:
+            made.append(Writer())
+            return made[-1]
+
+    for _ in range(3):
+        assert generate_with_kept(Nesting(), "ab") == "(())"
+    assert len(made) == 3
+    for _ in range(3):
+        with pytest.raises(UnsupportedError):
+            generate_with_kept(Nesting(), "bad")
+    assert generate_with_kept(Nesting(), "") == ""
+    assert len(made) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -147,10 +148,14 @@ class Warehouse:
 
     def other_dbt(self, *arguments: str) -> None:
         """Run another dbt to its end, in a process of its own as another machine would."""
+        other = self.folder / "other"
+        other.mkdir(exist_ok=True)
+        # what this one has read of the project, so that it need not be read again
+        shutil.copy(self.folder / "partial_parse.msgpack", other)
         finished = subprocess.run(
             [
                 *(sys.executable, "-m", "dbt.cli.main"),
-                *self._command(*arguments, target=self.folder / "other"),
+                *self._command(*arguments, target=other),
             ],
             env=os.environ | self.environment,
             capture_output=True,

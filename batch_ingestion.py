@@ -16,16 +16,16 @@ exit codes:
   0  done
   1  an entity failed; the message says what to do
   2  wrong usage or configuration
-  3  Google Cloud was not to be reached: the records wait in --raw-dir for --resume
+  3  Google Cloud was not to be reached: the records wait for --resume
 
 examples:
-  batch_ingestion.py                              products and users, as .env says
-  batch_ingestion.py --entities users --json      one entity, the summary as JSON
-  batch_ingestion.py --local-only                 files under raw/ only, no Google Cloud
-  batch_ingestion.py --run-id UUID                run once, or finish that run
-  batch_ingestion.py --run-id name:2026-11-22     the same, the id derived from a name
-  batch_ingestion.py --resume                     finish what waits, without asking the API
-  batch_ingestion.py --replay-quarantine          load refused records that are valid by now
+  batch_ingestion.py                            products and users, as .env says
+  batch_ingestion.py --entities users --json    one entity, the summary as JSON
+  batch_ingestion.py --local-only               files in raw/, no Google Cloud
+  batch_ingestion.py --run-id UUID              run once, or finish that run
+  batch_ingestion.py --run-id name:2026-11-22   the same, the id from a name
+  batch_ingestion.py --resume                   finish what waits, ask no API
+  batch_ingestion.py --replay-quarantine        load what is valid by now
 """
 
 from __future__ import annotations
@@ -96,39 +96,45 @@ def has_no_disk() -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line; its defaults are the environment's."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(usage="%(prog)s [options]", description=__doc__)
     add = parser.add_argument_group("what to read, and where to").add_argument
     add(
         "--entities",
         nargs="+",
         choices=ENTITIES,
         default=list(DEFAULT_ENTITIES),
-        help=f"default: {' '.join(DEFAULT_ENTITIES)}",
+        metavar="ENTITY",
+        help=f"of {', '.join(ENTITIES)} (default: {' '.join(DEFAULT_ENTITIES)})",
     )
     add(
         "--api-url",
         type=api_url,
         default=settings.setting("FAKE_STORE_API_URL") or settings.DEFAULT_API_URL,
+        metavar="URL",
         help="address of the API (default: $FAKE_STORE_API_URL, else the public Fake Store)",
     )
     add(
         "--project-id",
         default=settings.setting("GCP_PROJECT_ID"),
+        metavar="ID",
         help="Google Cloud project (default: $GCP_PROJECT_ID)",
     )
     add(
         "--region",
         default=settings.setting("GCP_REGION") or DEFAULT_REGION,
+        metavar="NAME",
         help=f"location of the dataset (default: $GCP_REGION, else {DEFAULT_REGION})",
     )
     add(
         "--bucket-name",
         default=settings.setting("GCS_BUCKET_NAME"),
+        metavar="NAME",
         help="bucket of the raw zone (default: $GCS_BUCKET_NAME)",
     )
     add(
         "--dataset-id",
         default=settings.setting("BQ_DATASET") or "bronze_data",
+        metavar="NAME",
         help="dataset of the bronze tables (default: $BQ_DATASET, else bronze_data)",
     )
     add("--local-only", action="store_true", help="write files under --raw-dir and nothing else")
@@ -136,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--raw-dir",
         type=raw_folder,
         default=raw_folder(),
+        metavar="DIR",
         help="local raw zone (default: $RAW_DIR, else raw in the project)",
     )
     add(
@@ -163,6 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--user-agent",
         type=user_agent,
         default=USER_AGENT,
+        metavar="TEXT",
         help=f"who asks the API (default: {USER_AGENT})",
     )
     add = parser.add_argument_group("how long to wait").add_argument

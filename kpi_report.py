@@ -9,7 +9,7 @@ local GCP (`BIGQUERY_EMULATOR_HOST`). The page is self-contained: it opens witho
 Every figure stands in gold already; nothing is computed here but the look of it. The page is
 replaced whole: where the run fails, the one before stays.
 
-exit codes: 0 written; 1 gold could not be read, or the page not be written; 2 wrong usage or
+Exit codes: 0 written; 1 gold could not be read, or the page not be written; 2 wrong usage or
 configuration
 """
 
@@ -44,14 +44,18 @@ DEFAULT_PAGE = PROJECT_FOLDER / "report" / "index.html"
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; defaults come from the environment."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--project-id",
         default=settings.setting("GCP_PROJECT_ID"),
+        metavar="ID",
         help="GCP project (default: $GCP_PROJECT_ID)",
     )
     parser.add_argument(
-        "--dataset-id", default=GOLD_DATASET, help="gold dataset (default: %(default)s)"
+        "--dataset-id",
+        default=GOLD_DATASET,
+        metavar="NAME",
+        help="gold dataset (default: %(default)s)",
     )
     parser.add_argument(
         "--output",

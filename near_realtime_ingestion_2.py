@@ -2,14 +2,14 @@
 
 Each poll compares the API's answer with the last one that was believed, and each difference
 becomes one CloudEvents document: cart_created, cart_modified or cart_deleted. In this order,
-each step durable before the next, so that a kill anywhere loses nothing:
+each step durable before the next, so that a kill anywhere loses nothing, in {events-dir}:
 
-    1. the poll's events       {events-dir}/outbox/           all of them, or no poll has happened
-    2. the state after them    {state-file}                   the old state plus what lies in 1
-    3. publish, acknowledged   Pub/Sub                        again after a kill, the same ids
-    4. the event store         {events-dir}/published/        what has left; also without Pub/Sub
-    5. the checkpoint          {events-dir}/checkpoint.json   up to where all have left
-    6. forget                  {events-dir}/outbox/           the poll's file is removed
+    1. outbox/          the poll's events: all, or no poll has happened
+    2. {state-file}     the state after them: the old one plus what lies in 1
+    3. Pub/Sub          published, acknowledged; after a kill again, same ids
+    4. published/       the event store: what has left; also without Pub/Sub
+    5. checkpoint.json  up to where all have left
+    6. outbox/          the poll's file is removed
 
 A restart finds a poll that has step 1 and not step 2 and takes step 2 from the file, whatever
 the API says by then. Events are published at least once, and counted once by their id. An answer
@@ -21,8 +21,18 @@ With a state bucket all of this lives in gs://NAME/near_realtime/, where {events
 State and events folder are made for one API and one destination; another one is exit code 2, or
 a new snapshot of all carts with --new-snapshot.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, or another process is at work;
-3 nothing is lost, but something waits here: the message says what, and what to type.
+exit codes:
+  0  done, or ended by Ctrl-C or SIGTERM
+  1  failed; the message says what to do
+  2  wrong usage or configuration, or another process is at work
+  3  nothing is lost, but something waits: the message says what to type
+
+examples:
+  near_realtime_ingestion_2.py                poll every minute, until Ctrl-C
+  near_realtime_ingestion_2.py --once         poll once
+  near_realtime_ingestion_2.py --local-only   files in events/, no Google Cloud
+  near_realtime_ingestion_2.py --dry-run      show what has changed
+  near_realtime_ingestion_2.py --status       show what waits, and do not poll
 """
 
 from __future__ import annotations
@@ -384,14 +394,20 @@ def run(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; defaults come from the environment."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(usage="%(prog)s [options]", description=__doc__)
     add = parser.add_argument_group("where from and where to").add_argument
     add(
         "--project-id",
         default=setting("GCP_PROJECT_ID"),
+        metavar="ID",
         help="GCP project (default: $GCP_PROJECT_ID)",
     )
-    add("--topic", default="carts-events", help="Pub/Sub topic (default: %(default)s)")
+    add(
+        "--topic",
+        default="carts-events",
+        metavar="NAME",
+        help="Pub/Sub topic (default: %(default)s)",
+    )
     add(
         "--ordering-keys",
         type=count,
@@ -403,6 +419,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--api-url",
         type=api_url,
         default=setting("FAKE_STORE_API_URL") or DEFAULT_API_URL,
+        metavar="URL",
         help=f"the API's address (default: $FAKE_STORE_API_URL, else {DEFAULT_API_URL})",
     )
     add("--local-only", action="store_true", help="no Pub/Sub: events go to the event store only")

@@ -302,10 +302,11 @@ def start_apis(access: Access, project_id: str, apis: Sequence[str], dry_run: bo
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line; call load_environment() first, it fills the defaults."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--project-id",
         default=setting("GCP_PROJECT_ID"),
+        metavar="ID",
         help="GCP project (default: $GCP_PROJECT_ID)",
     )
     parser.add_argument(

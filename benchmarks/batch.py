@@ -29,9 +29,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import reference_splitter
+from ingestion import arguments
 from ingestion.project import PROJECT_FOLDER
 
 DLT = "dlt[filesystem]==1.31.0"
@@ -347,24 +349,30 @@ def print_start_and_redaction() -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line; the hidden options are the processes that are measured."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(description=__doc__)
     parser.add_argument(
-        "--counts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N"
+        "--counts",
+        type=arguments.count,
+        nargs="+",
+        default=[10_000, 100_000, 1_000_000],
+        metavar="N",
     )
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=arguments.count,
         default=3,
         help=f"default: %(default)s; with {MEASURED_ONCE:,} products and more, "
         "of all but the stage and the splitter there is one",
     )
     parser.add_argument(
-        "--cloud-count", type=int, default=100_000, metavar="N", help="0: no local GCP"
+        "--cloud-count",
+        type=partial(arguments.count, least=0),
+        default=100_000,
+        metavar="N",
+        help="0: no local GCP",
     )
     parser.add_argument("--without-dlt", action="store_true")
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", type=arguments.port, help=argparse.SUPPRESS)
     parser.add_argument("--splitter", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--naive", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--naive-gzip", nargs=2, help=argparse.SUPPRESS)

@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ingestion.arguments import Parser, count
 from ingestion.project import PROJECT_FOLDER
 from local_gcp.servers import LocalGcp
 
@@ -194,13 +195,13 @@ def report(run: str, days: int, events: int, seconds: float, read: Counter[str])
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__)
+    parser.add_argument("--events", type=count, default=1_000_000)
+    parser.add_argument("--carts", type=count, default=100_000)
+    parser.add_argument("--days", type=count, default=365)
+    parser.add_argument(
+        "--new", type=count, help="events that arrive then (default: 1 %% of events)"
     )
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--carts", type=int, default=100_000)
-    parser.add_argument("--days", type=int, default=365)
-    parser.add_argument("--new", type=int, help="events that arrive then (default: 1 %% of events)")
     return parser
 
 

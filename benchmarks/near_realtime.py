@@ -31,6 +31,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ingestion.arguments import Parser, count
+
 BLOCK_BYTES = 1 << 18
 CHANGED_SHARE = 0.01
 TOPIC = "bench-near-realtime"
@@ -486,13 +488,11 @@ def measure(what: str, *arguments: str) -> Figures:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--carts", type=int, default=1_000_000, metavar="N")
-    parser.add_argument("--events", type=int, default=50_000, metavar="N")
+    parser = Parser(description=__doc__)
+    parser.add_argument("--carts", type=count, default=1_000_000, metavar="N")
+    parser.add_argument("--events", type=count, default=50_000, metavar="N")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="take medians of N")
+    parser.add_argument("--rounds", type=count, default=3, metavar="N", help="take medians of N")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     return parser
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from argparse import ArgumentParser, ArgumentTypeError, _ActionsContainer
+import textwrap
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    RawDescriptionHelpFormatter,
+    _ActionsContainer,
+)
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -13,19 +19,35 @@ from ingestion.addresses import check_address
 
 # what the operating system's clocks and sockets take everywhere; about a year
 MAX_SECONDS = 31_536_000.0
+MAX_PORT = 65_535
+
+
+class Help(RawDescriptionHelpFormatter):
+    """Wraps the paragraphs of a docstring to the terminal; what is indented stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        wrap = textwrap.TextWrapper(width, break_on_hyphens=False, break_long_words=False).fill
+        paragraphs = text.strip().split("\n\n")
+        return "\n\n".join(one if "\n " in f"\n{one}" else wrap(one) for one in paragraphs)
 
 
 class Parser(ArgumentParser):
     """A parser that names the flag or value which a mistyped one was probably meant to be."""
 
+    def __init__(self, **options: Any) -> None:
+        """Take no flag by its beginning: the next one that begins so would change its meaning."""
+        super().__init__(allow_abbrev=False, formatter_class=Help, **options)
+
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one sentence."""
         close: list[str] = []
-        if flag := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
-            close = get_close_matches(flag[1], self._option_string_actions)
+        if flag := re.search(r"unrecognized arguments: (-[^\s=]+)", message):
+            flags = self._option_string_actions
+            close = [one for one in flags if one.startswith(flag[1])]
+            close = close or get_close_matches(flag[1], flags, n=1)
         elif value := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            close = get_close_matches(value[1], value[2].replace("'", "").split(", "))
-        super().error(f"{message} (did you mean {close[0]}?)" if close else message)
+            close = get_close_matches(value[1], value[2].replace("'", "").split(", "), n=1)
+        super().error(f"{message} (did you mean {' or '.join(close)}?)" if close else message)
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -59,14 +81,25 @@ def seconds(text: str) -> float:
     return number
 
 
-def count(text: str) -> int:
-    """Return a whole number from 1."""
+def count(text: str, least: int = 1) -> int:
+    """Return a whole number, `least` at least."""
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise ArgumentTypeError(f"'{text}' is no whole number from 1")
+        number = least - 1
+    if number < least:
+        raise ArgumentTypeError(f"'{text}' is no whole number from {least}")
+    return number
+
+
+def port(text: str, least: int = 0, most: int = MAX_PORT) -> int:
+    """Return the number of a port; 0 is any free one."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not least <= number <= most:
+        raise ArgumentTypeError(f"'{text}' is no port from {least} to {most:,}")
     return number
 
 

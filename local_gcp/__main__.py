@@ -1,8 +1,10 @@
 """The local Google Cloud: everything that the pipeline talks to, on this machine.
 
-    python -m local_gcp up       start it, print `export NAME=value` lines and then `ready`, stay
-    python -m local_gcp demo     start it, run the whole pipeline on it, show what came out, stop it
+    python -m local_gcp up       start it, and stay until Ctrl-C
+    python -m local_gcp demo     run the pipeline on it, show what came out
     python -m local_gcp status   say what runs, and where
+
+`up` prints `export NAME=value` lines for the scripts and dbt, and then the line `ready`.
 
 It starts a Fake Store that changes, fake-gcs-server, bqemulator, Pub/Sub (Google's emulator where
 Java and its jar are found, else a stand-in) and the stand-in for BigQuery subscriptions, waits
@@ -35,10 +37,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from ingestion.arguments import Parser
+from ingestion.arguments import MAX_PORT, Parser, port
 from ingestion.project import PROJECT_FOLDER
 from local_gcp.processes import LocalGcpError
 from local_gcp.servers import PORTS, LocalGcp, UsageError
@@ -193,18 +196,14 @@ def folder(text: str) -> Path:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = Parser(
-        prog="python -m local_gcp",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m local_gcp", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, run, help_text in (
-        ("up", up, "start it and stay"),
+    for name, run, does in (
+        ("up", up, "start it, and stay until Ctrl-C"),
         ("demo", demo, "run the whole pipeline on it"),
-        ("status", status, "say what runs"),
+        ("status", status, "say what runs, and where"),
     ):
-        command = commands.add_parser(name, help=help_text)
+        command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
         command.set_defaults(run=run)
         add = command.add_argument
         add(
@@ -225,9 +224,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
         add(
             "--port-base",
-            type=int,
+            type=partial(port, least=1, most=MAX_PORT + 1 - len(PORTS)),
             metavar="N",
-            help=f"first of {len(PORTS)} ports in a row (default: free ports)",
+            help=f"first of {len(PORTS)} ports in a row (default: free ones)",
         )
         add(
             "--pubsub",

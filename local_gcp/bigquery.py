@@ -41,6 +41,7 @@ from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.dialects.duckdb import DuckDB
 
+from ingestion.arguments import Parser, port
 from local_gcp.syntax_trees import generate_with_kept, parse_once
 
 # length of a partition decorator -> how DuckDB writes the partition of a time
@@ -247,11 +248,9 @@ def make_strict() -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--port", type=int, default=9050, help="REST (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=int, default=9060, help="default: %(default)s")
+    parser = Parser(description=__doc__)
+    parser.add_argument("--port", type=port, default=9050, help="REST (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=port, default=9060, help="default: %(default)s")
     parser.add_argument(
         "--gcs-root",
         type=Path,

@@ -41,6 +41,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ingestion.arguments import Parser, port
 from local_gcp.fake_store_answers import ANSWERS, answer, refusal, to_json
 from local_gcp.shop_data import ENTITIES, SAMPLE_DATA, Record, read_shop_data
 
@@ -305,10 +306,8 @@ def running_fake_store(data_folder: Path = SAMPLE_DATA) -> Iterator[FakeStore]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
+    parser = Parser(description=__doc__)
+    parser.add_argument("--port", type=port, default=8080, help="default: %(default)s")
     parser.add_argument(
         "--data",
         type=Path,

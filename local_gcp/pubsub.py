@@ -21,6 +21,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.pubsub_v1 import types
 
+from ingestion.arguments import Parser, port
 from local_gcp.pubsub_broker import Broker
 from local_gcp.pubsub_limits import MAX_REQUEST_BYTES, StatusError
 
@@ -111,10 +112,8 @@ def start_server(port: int) -> tuple[grpc.Server, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--port", type=int, default=8085, help="default: %(default)s")
+    parser = Parser(description=__doc__)
+    parser.add_argument("--port", type=port, default=8085, help="default: %(default)s")
     return parser
 
 

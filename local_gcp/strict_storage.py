@@ -18,6 +18,8 @@ from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import parse_qs, quote, urlsplit
 
+from ingestion.arguments import Parser, port
+
 PIECE_BYTES = 1 << 18
 PRECONDITIONS = ("ifgeneration", "ifmetageneration", "ifsource", "x-goog-if-", "x-goog-copy-source")
 
@@ -152,12 +154,17 @@ async def serve(port: int, target_port: int) -> None:
         await listener.serve_forever()
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--port", type=port, required=True)
+    parser.add_argument("--target-port", type=port, required=True)
+    return parser
+
+
 def main() -> None:
     """Read the command line and serve."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--target-port", type=int, required=True)
-    args = parser.parse_args()
+    args = build_parser().parse_args()
     with suppress(KeyboardInterrupt):
         asyncio.run(serve(args.port, args.target_port))
 

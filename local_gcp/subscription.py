@@ -26,6 +26,7 @@ from google.cloud import bigquery
 from google.pubsub_v1 import SubscriberClient
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
+from ingestion.arguments import Parser
 from ingestion.project import DEFAULT_REGION
 from ingestion.settings import bigquery_client
 
@@ -109,9 +110,7 @@ def move_messages(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--project-id", required=True)
     parser.add_argument("--deliver-twice", action="store_true", help="write each row twice")
     return parser

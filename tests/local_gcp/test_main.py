@@ -228,6 +228,16 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
     assert said == f"Port {port} is not free for fake_store: give another --port-base, or none.\n"
 
 
+@pytest.mark.parametrize("base", ["0", "65531", "80x"])
+def test_a_port_base_that_leaves_no_room_is_told_the_range(
+    base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        local_gcp.main(["up", "--port-base", base])
+    assert ended.value.code == 2
+    assert f"--port-base: '{base}' is no port from 1 to 65,530\n" in capsys.readouterr().err
+
+
 def test_the_ports_of_servers_that_do_not_run_are_given_to_nobody_else(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("elsewhere a port that is held cannot be listened at")

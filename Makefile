@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 IMAGE := fake-store-pipeline
-# where `make push` pushes to; asked of Terraform only then
-REGISTRY = $(shell terraform -chdir=terraform output -raw registry 2>/dev/null)
+# where `make push` pushes to; asked of Terraform only then, which warns on stdout where it has none
+REGISTRY = $(shell terraform -chdir=terraform output -raw registry 2>/dev/null | grep -Ex '[a-z0-9./_-]+')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run image push demo test test-slow check bench clean
+.PHONY: help setup setup-dev docker build run image push demo test test-slow check bench clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,15 +44,24 @@ $(VENV)/.installed-lint: requirements-lint.txt $(VENV)/.installed-dev
 		$(BIN)/uv pip install --quiet --python $(BIN)/python $$pin 2>/dev/null || missing=1; \
 	done; if [ $$missing = 0 ]; then touch $@; fi
 
-build:  ## build the Docker image
+docker:
+	@command -v docker >/dev/null || { \
+		echo "Docker is not installed: install it, https://docs.docker.com/get-started/get-docker, and run make again; or go on without it: 'make setup'."; exit 1; }
+	@docker info >/dev/null 2>&1 || { \
+		echo "Docker is not running: start it, or see in 'docker info' why it does not answer, and run make again; or go on without it: 'make setup'."; exit 1; }
+
+.env:
+	@echo "The file .env is missing: restore it with 'git checkout -- .env' and run make again."; exit 1
+
+build: docker  ## build the Docker image
 	DOCKER_BUILDKIT=1 docker build --tag $(IMAGE) .
 
-run: build  ## start a shell in the Docker image, with this folder mounted
+run: docker .env build  ## start a shell in the Docker image, with this folder mounted
 	docker run --rm -it --user "$$(id -u):$$(id -g)" --env-file .env \
 		--mount "type=bind,source=$(CURDIR),target=/app" \
 		--mount "type=bind,source=$(CURDIR)/credentials,target=/app/credentials,readonly" $(IMAGE)
 
-image:  ## build the image that Cloud Run runs: no Java, emulator or Terraform
+image: docker  ## build the image that Cloud Run runs: no Java, emulator or Terraform
 	DOCKER_BUILDKIT=1 docker build --platform linux/amd64 --target runtime --tag $(IMAGE)-runtime .
 
 push:  ## build that image, push it, and print the line for Terraform

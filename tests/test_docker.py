@@ -228,7 +228,7 @@ def test_make_push_prints_the_line_that_terraform_takes(tmp_path: Path) -> None:
     )
     assert answer.stdout.splitlines() == [f'image = "{registry}/pipeline@{digest}"']
     assert [line.split()[0] for line in calls.read_text().splitlines()] == [
-        *("build", "tag", "push", "image")
+        *("info", "build", "tag", "push", "image")
     ]
     terraform = (PROJECT_FOLDER / "terraform/variables_unattended.tf").read_text(encoding="utf-8")
     pattern = re.search(r'can\(regex\("(.*@sha256.*)", var\.image', terraform)
@@ -236,11 +236,70 @@ def test_make_push_prints_the_line_that_terraform_takes(tmp_path: Path) -> None:
     assert re.fullmatch(pattern[1], f"{registry}/pipeline@{digest}")
 
 
-def test_make_push_without_a_registry_says_what_to_do() -> None:
-    push = ["make", "--no-print-directory", "push", "REGISTRY="]
-    answer = subprocess.run(push, cwd=PROJECT_FOLDER, capture_output=True, text=True, check=False)
+# what Terraform answers on stdout, with exit code 0, before the first apply
+NO_OUTPUTS = """Warning: No outputs found
+defined in your configuration with the `output` keyword"""
+
+
+@pytest.mark.parametrize("terraform", [f"cat <<'END'\n{NO_OUTPUTS}\nEND", "exit 1"])
+def test_make_push_without_a_registry_says_what_to_do(tmp_path: Path, terraform: str) -> None:
+    program = tmp_path / "terraform"
+    program.write_text(f"#!/bin/sh\n{terraform}\n")
+    program.chmod(0o755)
+    answer = subprocess.run(
+        ["make", "--no-print-directory", "push"],
+        cwd=PROJECT_FOLDER,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert answer.returncode == 2
-    assert "There is no registry yet: run 'terraform -chdir=terraform apply'" in answer.stdout
+    said = "There is no registry yet: run 'terraform -chdir=terraform apply'"
+    assert answer.stdout.startswith(said)
+
+
+NEED_DOCKER = ("run", "build", "image", "push")
+# what a machine lacks, and the sentence that begins alike on Windows
+LACKING = {
+    "docker": "Docker is not installed: install ",
+    "daemon": "Docker is not running: start ",
+    ".env": "The file .env is missing: restore it with 'git checkout -- .env' and ",
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "lacking"),
+    [
+        ("run", ".env"),
+        *((target, lacking) for lacking in ("docker", "daemon") for target in NEED_DOCKER),
+    ],
+)
+def test_make_says_what_is_lacking_before_it_builds(
+    tmp_path: Path, target: str, lacking: str
+) -> None:
+    sentence = LACKING[lacking]
+    assert sentence in BATCH_FILE.read_text(encoding="ascii")
+    shutil.copy(PROJECT_FOLDER / "Makefile", tmp_path)
+    docker, calls = tmp_path / "docker", tmp_path / "calls"
+    if lacking != "docker":
+        code = 1 if lacking == "daemon" else 0
+        docker.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexit {code}\n')
+        docker.chmod(0o755)
+    make = shutil.which("make")
+    assert make
+    answer = subprocess.run(
+        [make, "--no-print-directory", target, "REGISTRY=host/project/repository"],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 2
+    [said] = answer.stdout.splitlines()
+    assert said.startswith(sentence)
+    assert not calls.exists() or calls.read_text() == "info\n"
 
 
 def banner(project_id: str) -> str:

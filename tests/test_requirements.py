@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,45 @@ def test_what_runs_in_cloud_run_needs_no_emulator_and_no_test_tool() -> None:
     assert not [
         pin for pin in pins("requirements.txt") if re.match("bqemulator|duckdb|pytest", pin)
     ]
+
+
+def test_checking_goes_on_without_a_linter_says_so_and_tries_again(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("mypy", "ruff", "sqlfluff", "terraform"):
+        (tools / name).write_text("#!/bin/sh\n")
+    # knows no package for this machine whose name stands in `unknown`, and installs the others
+    (tools / "uv").write_text(
+        f'#!/bin/sh\nfor pin; do :; done; echo "$pin" >> {tmp_path}/asked\n'
+        f'! grep -q "^${{pin%%[-=]*}}$" {tmp_path}/unknown || exit 1\n'
+        f'ln -sf terraform "{tools}/${{pin%%[-=]*}}"\n'
+    )
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    for made in (".installed", ".installed-dev"):
+        (tmp_path / made).touch()
+
+    def check(unknown: str) -> tuple[list[str], list[str]]:
+        """Return what was asked for, and what the check says that it went without."""
+        (tmp_path / "unknown").write_text(unknown)
+        (tmp_path / "asked").write_text("")
+        done = subprocess.run(
+            ["make", "check", f"VENV={tmp_path}"],
+            cwd=PROJECT_FOLDER,
+            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        asked = (tmp_path / "asked").read_text().splitlines()
+        return asked, re.findall(r"^(\w+) is missing", done.stdout, re.M)
+
+    linters = pins("requirements-lint.txt")
+    assert check("hadolint\n") == (linters, ["hadolint"])
+    assert check("hadolint\nshellcheck\n") == (linters, ["hadolint"])
+    assert check("") == (linters, [])
+    assert check("") == ([], [])
 
 
 @pytest.mark.slow

@@ -206,7 +206,9 @@ def print_next_commands(stages: Stages, page: Path) -> None:
         "Open the report": [how_to_open(page, python)],
         "Poll by hand, and change a cart yourself": [
             f"rm -f .env.local; {module} up > .env.local &",
-            "until grep -qs ready .env.local; do sleep 1; done; . <(grep export .env.local)",
+            # ends too where what was started has ended, which has said why
+            "until grep -qs ready .env.local || ! kill -0 $! ; do sleep 1; done",
+            ". <(grep export .env.local)",
             poll,
             f"curl -X DELETE $FAKE_STORE_API_URL/carts/1; {poll}",
             "kill %%   # ends it and its servers",

@@ -388,6 +388,21 @@ def test_status_says_that_nothing_runs_and_forgets_who_was_killed(
     assert capsys.readouterr().out.startswith("No local Google Cloud runs here")
 
 
+def test_the_commands_by_hand_do_not_wait_for_what_has_failed(tmp_path: Path) -> None:
+    pages = ("README.md", "docs/scripts.md", "local_gcp/demo.py")
+    texts = [(PROJECT_FOLDER / page).read_text(encoding="utf-8") for page in pages]
+    [wait] = {line for text in texts for line in re.findall(r"until grep .*?; done", text)}
+    done = subprocess.run(
+        ["bash", "-c", f"{{ echo why >&2; false; }} > .env.local &\n{wait}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr.startswith("why\n")
+
+
 @pytest.mark.slow
 def test_the_commands_by_hand_work_typed_twice_behind_a_proxy(tmp_path: Path) -> None:
     page = (PROJECT_FOLDER / "docs" / "scripts.md").read_text(encoding="utf-8")

@@ -5,20 +5,35 @@ with types and keys, what is never null, where foreign keys lead, and the rules 
 Nothing in them is written by hand, and no warehouse is asked:
 
     python ey_test_tech/data_contracts.py
+
+Exit codes: 0 written; 1 dbt cannot read the project, and says why; 2 wrong usage.
 """
 
 from __future__ import annotations
 
+import signal
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Ctrl-C ends this at once: dbt would make a traceback of it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from ingestion.project import check_packages
+
+    check_packages()
+
+import argparse
 import json
 import os
 import re
-import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import yaml
 from dbt.cli.main import dbtRunner
+
+from ingestion.arguments import Parser
 
 PROJECT = Path(__file__).resolve().parent
 FOLDER = PROJECT / "contracts"
@@ -55,7 +70,7 @@ def parsed_project() -> Document:
                 ]
             )
             if not outcome.success:
-                raise RuntimeError(f"dbt cannot read {PROJECT}: {outcome.exception}")
+                raise RuntimeError(f"dbt cannot read {PROJECT}: its lines above say why.")
             manifest: Document = json.loads((Path(folder) / "manifest.json").read_text())
             return manifest
     finally:
@@ -151,9 +166,19 @@ def text(document: Document) -> str:
     return f"# Made by data_contracts.py from dbt's YAML: edit that, and run it again.\n{body}"
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line, which has nothing but its help."""
+    return Parser(description=__doc__)
+
+
 def main() -> int:
     """Replace the folder's contracts."""
-    made = contracts(parsed_project())
+    build_parser().parse_args()
+    try:
+        made = contracts(parsed_project())
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
     FOLDER.mkdir(exist_ok=True)
     for stale in FOLDER.glob("*.odcs.yaml"):
         stale.unlink()

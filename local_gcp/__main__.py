@@ -19,10 +19,14 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 
 if __name__ == "__main__":
     # until main listens, Ctrl-C ends this without a traceback of the imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if not __package__:
+        # `python /path/to/local_gcp` looks for modules in that folder, not in the project
+        sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 if sys.version_info < (3, 11):  # noqa: UP036 - it is what this says to who has an older one
     sys.exit("Python 3.11 or newer is needed: name one with 'make PYTHON=python3.11 demo'.")
@@ -38,7 +42,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 from ingestion.arguments import MAX_PORT, Parser, port

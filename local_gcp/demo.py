@@ -183,7 +183,7 @@ def print_places(stages: Stages, page: Path) -> None:
     }
     heading(stages, "Where it lies")
     for what, path in places.items():
-        stages.say(f"{what + ':':<28} {from_here(path)}")
+        stages.say(f"{what + ':':<28} {seen_from(Path.cwd(), path)}")
 
 
 def print_changes(stages: Stages, changed: Sequence[str]) -> None:
@@ -199,7 +199,7 @@ def print_changes(stages: Stages, changed: Sequence[str]) -> None:
 
 def print_next_commands(stages: Stages, page: Path) -> None:
     """Print commands to go on with, and how the same is done on Google Cloud."""
-    python = shlex.quote(str(from_here(Path(sys.executable))))
+    python = shlex.quote(str(seen_from(PROJECT_FOLDER, Path(sys.executable))))
     module = f"{python} -m local_gcp"
     poll = f"{python} near_realtime_ingestion_2.py --once"
     commands = {
@@ -234,7 +234,7 @@ def how_to_open(page: Path, python: str) -> str:
         webbrowser.get()
     except webbrowser.Error:
         # a container, or a machine that is far away
-        return f"{from_here(page)}, in a browser: none was found here"
+        return f"{seen_from(PROJECT_FOLDER, page)}, in a browser: none was found here"
     return f"{python} -m webbrowser {shlex.quote(page.as_uri())}"
 
 
@@ -243,10 +243,9 @@ def heading(stages: Stages, title: str) -> None:
     stages.console.print(f"\n{title}", style="bold")
 
 
-def from_here(path: Path) -> Path:
-    """Return a path as short as it can be typed where the user stands."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+def seen_from(folder: Path, path: Path) -> Path:
+    """Return a path as short as it can be typed in a folder."""
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def run_demo(gcp: LocalGcp, on_ready: Callable[[LocalGcp], None]) -> int:

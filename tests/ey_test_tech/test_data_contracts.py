@@ -32,6 +32,16 @@ def test_the_contracts_are_current(history: History) -> None:
     assert current == texts, "run: python ey_test_tech/data_contracts.py"
 
 
+@pytest.mark.parametrize(("flag", "code"), [("--help", 0), ("--helpp", 2)])
+def test_who_asks_how_it_is_used_changes_nothing(flag: str, code: int) -> None:
+    before = {name: file.stat().st_mtime_ns for name, file in FILES.items()}
+    command = [sys.executable, DBT_PROJECT / "data_contracts.py", flag]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert (done.stdout + done.stderr).startswith("usage: data_contracts.py ")
+    assert {name: file.stat().st_mtime_ns for name, file in FILES.items()} == before
+
+
 @pytest.mark.slow
 def test_the_command_writes_what_is_there(tmp_path: Any) -> None:
     before = {name: file.read_bytes() for name, file in FILES.items()}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
+from rich.console import Console
 
 from ingestion.project import PROJECT_FOLDER
-from local_gcp.demo import change_carts, nodes_done
+from local_gcp.demo import change_carts, nodes_done, print_next_commands
 from local_gcp.fake_store import FakeStore
 from local_gcp.shop_data import SAMPLE_DATA
 from tests.support.local_gcp_process import Started, until
@@ -52,6 +58,18 @@ def test_dbt_is_as_far_as_the_nodes_that_it_has_done() -> None:
     assert nodes_done("") == (0, None)
     assert nodes_done("1 of 147 START a\n2 of 147 START b") == (0, None)
     assert nodes_done("1 of 9 START a\n2 of 9 START b\n2 of 9 OK b\n3 of 9 PASS c") == (2, 9)
+
+
+def test_the_next_commands_are_for_the_project_wherever_the_demo_was_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir("/")
+    said: list[str] = []
+    stages: Any = SimpleNamespace(say=said.append, console=Console(file=io.StringIO()))
+    print_next_commands(stages, PROJECT_FOLDER / "report" / "index.html")
+    assert said[0] == f"In {PROJECT_FOLDER}:"
+    [start_over] = [line for line in said if line.endswith(" -m local_gcp demo")]
+    assert PROJECT_FOLDER / shlex.split(start_over)[0] == Path(sys.executable)
 
 
 @pytest.mark.slow

@@ -341,6 +341,18 @@ def test_a_missing_emulator_is_wrong_usage_where_it_is_asked_for(
     assert "Java" in capsys.readouterr().err
 
 
+def test_its_folder_can_be_given_instead_of_its_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, PROJECT_FOLDER / "local_gcp", "status", "--folder", tmp_path],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("No local Google Cloud runs here")
+
+
 def test_without_the_environment_it_names_the_command_that_makes_it() -> None:
     # -S: no package that was installed is found
     done = subprocess.run(

@@ -57,6 +57,7 @@ from ingestion.batch.resume import resume
 from ingestion.batch.run import Run, Source, run_entities
 from ingestion.batch.summary import Outcome, exit_code, print_summary
 from ingestion.durable_files import AnotherWriterError
+from ingestion.google_names import require_name, require_project
 from ingestion.logs import set_up_logging
 from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
 from ingestion.source import TIMEOUT, USER_AGENT
@@ -209,12 +210,17 @@ def open_bronze(args: argparse.Namespace) -> Bronze:
     from ingestion.batch.google_calls import Limits
 
     # all that may be missing is asked for before the credentials are
-    project_id = settings.require(args.project_id, "GCP_PROJECT_ID", "--project-id")
-    bucket_name = settings.require_bucket(args.bucket_name, "GCS_BUCKET_NAME", "--bucket-name")
-    dataset_id = settings.require(args.dataset_id, "BQ_DATASET", "--dataset-id")
+    project_id = require_project(args.project_id)
+    bucket_name = require_name(
+        "name of a bucket", args.bucket_name, flag="--bucket-name", name="GCS_BUCKET_NAME"
+    )
+    dataset_id = require_name(
+        "name of a dataset", args.dataset_id, flag="--dataset-id", name="BQ_DATASET"
+    )
+    region = require_name("region", args.region, flag="--region", name="GCP_REGION")
     return Bronze(
         storage=settings.storage_client(project_id),
-        bigquery=settings.bigquery_client(project_id, args.region),
+        bigquery=settings.bigquery_client(project_id, region),
         bucket_name=bucket_name,
         dataset_id=dataset_id,
         limits=Limits(args.cloud_timeout),

@@ -33,9 +33,10 @@ from datetime import UTC, datetime
 from ingestion import command_line, settings
 from ingestion.arguments import Parser
 from ingestion.bucket_errors import BucketRefusedError, BucketUnreachableError
+from ingestion.google_names import require_name, require_project
 from ingestion.project import DEFAULT_REGION, PROJECT_FOLDER
 from reporting.gold import ReportError, read_gold
-from reporting.output import OutputError, write_page
+from reporting.output import OutputError, check_output, write_page
 from reporting.page import render
 
 GOLD_DATASET = "gold_data"
@@ -80,14 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.load_environment()
     args = build_parser().parse_args(argv)
     try:
-        project_id = settings.require(args.project_id, "GCP_PROJECT_ID", "--project-id")
+        project_id = require_project(args.project_id)
+        dataset_id = require_name("name of a dataset", args.dataset_id, flag="--dataset-id")
         location = settings.setting("GCP_REGION") or DEFAULT_REGION
-        gold = read_gold(settings.bigquery_client(project_id, location), args.dataset_id)
+        region = require_name("region", location, name="GCP_REGION")
+        check_output(args.output)
+        gold = read_gold(settings.bigquery_client(project_id, region), dataset_id)
         page = render(
             gold,
             datetime.now(UTC),
             project_id=project_id,
-            dataset_id=args.dataset_id,
+            dataset_id=dataset_id,
             docs=args.docs,
             told=args.warning,
         )

@@ -83,6 +83,7 @@ from ingestion.carts.stop import Stop, StopRequested, handled_signals
 from ingestion.carts.summary import Summary
 from ingestion.durable_files import AnotherWriterError, single_writer
 from ingestion.exchange import FetchStopped
+from ingestion.google_names import require_name, require_project
 from ingestion.json_array import BadAnswer
 from ingestion.logs import set_up_logging
 from ingestion.project import PROJECT_FOLDER
@@ -90,8 +91,6 @@ from ingestion.settings import (
     DEFAULT_API_URL,
     ConfigurationError,
     load_environment,
-    require,
-    require_bucket,
     setting,
 )
 from ingestion.source import Answer, FetchFailed, fetch, open_session, public_url
@@ -272,8 +271,7 @@ def make_binding(args: argparse.Namespace, url: str) -> Binding:
     elif args.dry_run or args.status:
         destination = ""
     else:
-        project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
-        destination = topic_destination(project_id, args.topic)
+        destination = topic_destination(require_project(args.project_id), args.topic)
     if args.state_bucket:
         # whichever folders the working copy lies in
         state_file = f"gs://{args.state_bucket}/{BUCKET_FOLDER}"
@@ -292,8 +290,10 @@ def open_replica(args: argparse.Namespace, binding: Binding, stop: Stop) -> Repl
         return Replica()
     from ingestion.carts.bucket_replica import open_bucket
 
-    project_id = require(args.project_id, "GCP_PROJECT_ID", "--project-id")
-    bucket_name = require_bucket(args.state_bucket, "STATE_BUCKET_NAME", "--state-bucket")
+    project_id = require_project(args.project_id)
+    bucket_name = require_name(
+        "name of a bucket", args.state_bucket, flag="--state-bucket", name="STATE_BUCKET_NAME"
+    )
     # between two polls of a loop the head is kept
     lease_seconds = args.lease_seconds + (0 if args.once else args.poll_interval)
     return open_bucket(

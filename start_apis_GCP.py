@@ -24,9 +24,9 @@ if __name__ == "__main__":
 import argparse
 import json
 import logging
-import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -44,9 +44,17 @@ from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 
 from ingestion import command_line
+from ingestion.addresses import check_address
 from ingestion.arguments import Parser, add_json_arguments
+from ingestion.google_names import require_project
 from ingestion.logs import set_up_logging
-from ingestion.settings import ConfigurationError, credentials, load_environment, require, setting
+from ingestion.settings import (
+    EMULATORS,
+    ConfigurationError,
+    credentials,
+    load_environment,
+    setting,
+)
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -79,7 +87,6 @@ PUBSUB = "pubsub.googleapis.com"
 DEFAULT_ENDPOINT = "https://serviceusage.googleapis.com"
 ROLE = "roles/serviceusage.serviceUsageAdmin"
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-EMULATORS = ("BIGQUERY_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
 
 CALL_TIMEOUT_SECONDS = 10.0
 RETRY_SECONDS = 30.0  # what one call may take in all, retries included
@@ -112,23 +119,15 @@ class Result:
     pubsub_agent: str | None
 
 
-def check_project_id(project_id: str) -> str:
-    """Return `project_id`, or raise ConfigurationError where it cannot be one."""
-    if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", project_id):
-        raise ConfigurationError(
-            f"'{project_id}' is not a project id: 6 to 30 lower-case letters, digits and hyphens; "
-            "neither the project's name nor its number."
-        )
-    return project_id
-
-
 def is_loopback(endpoint: str) -> bool:
     """Tell a test server on this machine from Google; refuse to send a token in the clear."""
-    parts = urlsplit(endpoint)
-    if parts.scheme == "https" and parts.hostname:
-        return False
-    if parts.scheme == "http" and parts.hostname in LOOPBACK:
-        return True
+    with suppress(ValueError):
+        check_address(endpoint)
+        parts = urlsplit(endpoint)
+        if parts.scheme == "https":
+            return False
+        if parts.hostname in LOOPBACK:
+            return True
     raise ConfigurationError(
         f"SERVICE_USAGE_ENDPOINT '{endpoint}' must be an https:// address "
         "(http:// for this machine only)."
@@ -334,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
         log.info("nothing to enable: %s is set, and the local GCP has no APIs", emulated[0])
         return 0
     try:
-        project_id = check_project_id(require(args.project_id, "GCP_PROJECT_ID", "--project-id"))
+        project_id = require_project(args.project_id)
         access = authenticate(endpoint.rstrip("/"), project_id)
         apis = APIS + UNATTENDED_APIS if args.unattended else APIS
         result = start_apis(access, project_id, apis, args.dry_run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import textwrap
 from argparse import (
@@ -107,10 +108,13 @@ def api_url(text: str) -> str:
     """Return the address of an API, to which paths can be added."""
     try:
         check_address(text)
+        if "?" in text or "#" in text:
+            raise ValueError("has a query or a fragment, and paths are added to it")
     except ValueError as error:
-        raise ArgumentTypeError(f"{text!a} {error}") from None
-    if "?" in text or "#" in text:
-        raise ArgumentTypeError(f"'{text}' has a query or a fragment, and paths are added to it")
+        # argparse names the flag, whose default is the setting
+        is_setting = text == os.environ.get("FAKE_STORE_API_URL")
+        origin = ", from FAKE_STORE_API_URL," if is_setting else ""
+        raise ArgumentTypeError(f"{text!a}{origin} {error}") from None
     return text
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from ingestion.addresses import check_address
 from ingestion.project import PROJECT_FOLDER
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ DEFAULT_API_URL = "https://fakestoreapi.com"
 # what stands in the committed .env until somebody edits it
 PLACEHOLDERS = frozenset({"your-project-id", "your-project-id-raw-data-2026-xyz"})
 
-# https://cloud.google.com/storage/docs/buckets#naming
-BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+EMULATORS = ("BIGQUERY_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
 
 
 class ConfigurationError(Exception):
@@ -99,15 +99,25 @@ def require(value: str | None, name: str, flag: str) -> str:
     return value
 
 
-def require_bucket(value: str | None, name: str, flag: str) -> str:
-    """Return the name of a bucket, or raise ConfigurationError where it is missing or none."""
-    bucket_name = require(value, name, flag)
-    if not BUCKET_NAME.fullmatch(bucket_name):
+def emulator(name: str) -> str | None:
+    """Return the address in one of EMULATORS, in the form of its client; None: it is Google's.
+
+    Raises ConfigurationError where it is in another form, which would look like an outage.
+    """
+    address = setting(name)
+    if not address:
+        return None
+    is_pubsub = name == "PUBSUB_EMULATOR_HOST"
+    try:
+        check_address(f"http://{address}" if is_pubsub else address)
+        parts = urlsplit(f"http://{address}" if is_pubsub else address)
+        if is_pubsub and (not parts.port or parts.path):
+            raise ValueError("is no HOST:PORT, such as 127.0.0.1:8085")
+    except ValueError as error:
         raise ConfigurationError(
-            f"{bucket_name!a} is no name of a bucket: give {flag}, or {name} in .env, as small "
-            "letters, digits, '-', '_' and '.', without gs:// before it."
-        )
-    return bucket_name
+            f"{name} is {address!a}, which {error}: mend it, or unset it to go to Google Cloud."
+        ) from None
+    return address
 
 
 def credentials(emulator_variable: str = "") -> Credentials:
@@ -120,7 +130,7 @@ def credentials(emulator_variable: str = "") -> Credentials:
     from google.auth.credentials import AnonymousCredentials
     from google.auth.exceptions import GoogleAuthError
 
-    if setting(emulator_variable):
+    if emulator(emulator_variable):
         return AnonymousCredentials()  # type: ignore[no-untyped-call]
     key_file = setting("GOOGLE_APPLICATION_CREDENTIALS")
     if key_file:

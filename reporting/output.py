@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ingestion import settings
 from ingestion.durable_files import replace_file
+from ingestion.google_names import require_name
 
 UPLOAD_SECONDS = 60.0
 
@@ -14,12 +15,25 @@ class OutputError(Exception):
     """The file could not be written; the message is one sentence that says what to do."""
 
 
+def check_output(output: str) -> None:
+    """Raise ConfigurationError where `output` can be no file and no object."""
+    if not output.startswith("gs://"):
+        return
+    bucket_name, _, object_name = output.removeprefix("gs://").partition("/")
+    if not object_name:
+        raise settings.ConfigurationError(
+            f"'{output}' names no object: --output takes gs://BUCKET/OBJECT, or a file."
+        )
+    require_name("name of a bucket", bucket_name, flag="--output")
+
+
 def write_page(page: str, output: str, project_id: str) -> str:
     """Write the page to a file or to gs://bucket/object, and return its address for a browser.
 
     Either is replaced whole; where that fails, the page before stays: OutputError for a file,
     BucketRefusedError or BucketUnreachableError for an object.
     """
+    check_output(output)
     if output.startswith("gs://"):
         return _upload(page, output, project_id)
     file = Path(output)
@@ -40,12 +54,7 @@ def _upload(page: str, output: str, project_id: str) -> str:
     from ingestion.objects import Patience, reaching
 
     client = settings.storage_client(project_id)
-    try:
-        blob = Blob.from_uri(output, client=client)
-    except ValueError:
-        raise settings.ConfigurationError(
-            f"'{output}' names no object: --output takes gs://BUCKET/OBJECT, or a file."
-        ) from None
+    blob = Blob.from_uri(output, client=client)
     # a browser is to ask each time whether this is still the newest
     blob.cache_control = "no-cache"
     content = page.encode()

@@ -347,7 +347,10 @@ def test_a_damaged_outbox_stops_the_script_with_what_to_do(
     ("flags", "sentence"),
     [
         (["--once", "--project-id", "your-project-id"], "still the placeholder"),
-        (["--once", "--project-id", "p", "--topic", "no/topic"], "no name of a Pub/Sub topic"),
+        (
+            ["--once", "--project-id", "some-project", "--topic", "no/topic"],
+            "no name of a Pub/Sub topic",
+        ),
         (["--local-only", "--replay-dead-letters"], "--replay-dead-letters"),
         (["--poll-interval", "soon"], "--poll-interval"),
     ],

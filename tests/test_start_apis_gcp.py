@@ -390,8 +390,9 @@ def test_a_project_id_that_cannot_be_one_is_a_configuration_error(
 def test_a_token_is_never_sent_in_the_clear() -> None:
     assert is_loopback("http://127.0.0.1:8080")
     assert not is_loopback("https://serviceusage-internal.p.googleapis.com")
-    with pytest.raises(start_apis_GCP.ConfigurationError, match="https://"):
-        is_loopback("http://serviceusage.example.com")
+    for endpoint in ("http://serviceusage.example.com", "serviceusage.example.com", "https://[::1"):
+        with pytest.raises(start_apis_GCP.ConfigurationError, match="https://"):
+            is_loopback(endpoint)
 
 
 def test_with_the_local_gcp_there_is_nothing_to_enable(

@@ -33,7 +33,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOT
 from ingestion.carts.destination import topic_path
 from ingestion.carts.publishing import Rejection, RoundResult, StopReason
 from ingestion.durable_files import failpoint
-from ingestion.settings import credentials, setting
+from ingestion.settings import credentials, emulator
 
 log = logging.getLogger(__name__)
 
@@ -269,8 +269,8 @@ def _rejects_event(error: grpc.aio.AioRpcError) -> bool:
 
 async def _open_transport() -> PublisherGrpcAsyncIOTransport:
     """Return the library's transport; it must be made inside the loop that uses it."""
-    if emulator := setting("PUBSUB_EMULATOR_HOST"):
-        channel = grpc.aio.insecure_channel(emulator, options=_CHANNEL_OPTIONS)
+    if host := emulator("PUBSUB_EMULATOR_HOST"):
+        channel = grpc.aio.insecure_channel(host, options=_CHANNEL_OPTIONS)
         return PublisherGrpcAsyncIOTransport(channel=channel)
     return PublisherGrpcAsyncIOTransport(credentials=credentials(), channel=_secure_channel)
 

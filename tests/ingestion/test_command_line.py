@@ -154,6 +154,13 @@ def test_an_address_that_cannot_be_asked_is_wrong_usage(script: str, url: str) -
     assert "argument --api-url: " in last and "Traceback" not in ended.stderr.decode()
 
 
+@pytest.mark.parametrize("script", SCRIPTS[:2])
+def test_an_address_of_the_environment_is_told_as_its_setting(script: str) -> None:
+    ended = shell(f"python {script} --local-only", FAKE_STORE_API_URL="fakestoreapi.com")
+    assert ended.returncode == 2
+    assert "--api-url: 'fakestoreapi.com', from FAKE_STORE_API_URL, is no http" in ended.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_quotes_that_docker_passes_on_are_wrong_configuration(script: str) -> None:
     ended = shell(f"python {script}", GCP_PROJECT_ID='"my-project"')

@@ -109,6 +109,34 @@ def test_quotes_and_blanks_around_a_value_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("PUBSUB_EMULATOR_HOST", "http://127.0.0.1:8085"),
+        ("PUBSUB_EMULATOR_HOST", "127.0.0.1"),
+        ("PUBSUB_EMULATOR_HOST", "127.0.0.1:80850"),
+        ("PUBSUB_EMULATOR_HOST", "127.0.0.1:8085/v1"),
+        ("STORAGE_EMULATOR_HOST", "127.0.0.1:4443"),
+        ("BIGQUERY_EMULATOR_HOST", "localhost"),
+        ("BIGQUERY_EMULATOR_HOST", "http://localhost:99999"),
+    ],
+)
+def test_an_address_that_no_client_can_ask_names_its_variable(
+    name: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, address)
+    with pytest.raises(settings.ConfigurationError, match=rf"^{name} is '{address}', which "):
+        settings.emulator(name)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8085", "[::1]:8085", "pubsub.internal:80"])
+def test_an_emulator_of_pubsub_is_a_host_and_a_port(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
+    assert settings.emulator("PUBSUB_EMULATOR_HOST") == address
+
+
+@pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (None, "does not exist"),

@@ -552,9 +552,10 @@ def ending_of(error: Exception, args: argparse.Namespace) -> tuple[int, str]:
         case LeaseHeldError() | LeaseLostError() | BucketUnreachableError():
             return 1, f"{error}. Nothing is lost: run again later."
         case OSError():
+            what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             return 1, (
-                f"{error}. What had been written stays valid: mend this and run again, and it "
-                "goes on from there."
+                f"{what}. What had been written stays valid: mend this, or --state-file or "
+                "--events-dir, and run again."
             )
     return 1, str(error)
 

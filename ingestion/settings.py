@@ -139,7 +139,10 @@ def credentials(emulator_variable: str = "") -> Credentials:
         found, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
     except (GoogleAuthError, OSError, ValueError) as error:
         if key_file:
-            raise ConfigurationError(f"The key file {key_file} is not a usable key.") from error
+            raise ConfigurationError(
+                f"The key file {key_file} is not a usable key: put another there, or see "
+                "Credentials in docs/operating.md."
+            ) from error
         raise ConfigurationError(
             "No usable Google credentials: put a key into credentials/gcp-key.json, or run "
             "'gcloud auth application-default login'."

@@ -90,7 +90,10 @@ def own_folder(parent: Path, name: str) -> Iterator[Path]:
                 shutil.rmtree(root)
             root.mkdir()
         except OSError as error:
-            raise LocalGcpError(f"{parent} cannot be written: {error}.") from error
+            reason = error.strerror or error
+            raise LocalGcpError(
+                f"{parent} cannot be written ({reason}): give another --folder."
+            ) from error
         yield root
 
 

@@ -24,7 +24,9 @@ def read_records(file: Path) -> dict[int, Record]:
     except FileNotFoundError:
         raise ValueError(f"{file.parent} has no {file.name}: give another --data.") from None
     except OSError as error:
-        raise ValueError(f"{file} cannot be read ({error.strerror}).") from error
+        raise ValueError(
+            f"{file} cannot be read ({error.strerror}): give another --data."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON ({error}).") from error
     if not isinstance(records, list):

@@ -86,7 +86,7 @@ def read_table(
     except GoogleAuthError as error:
         raise ReportError(
             "Google did not take the credentials: renew the key, or log in again; see "
-            "Credentials in the README."
+            "Credentials in docs/operating.md."
         ) from error
     except (GoogleAPIError, RequestException, TimeoutError) as error:
         raise ReportError(

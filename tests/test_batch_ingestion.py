@@ -215,7 +215,7 @@ def test_another_entity_is_another_line(
 SECRET = b'"password":"sesame"'
 TWICE = body([USERS[0], USERS[1], USERS[0]]).replace(b"email", b"price")
 FAULTS: list[tuple[str, Respond, int, str]] = [
-    ("503", answer(503), 3, "answered 503"),
+    ("503", answer(503), 3, "Service Unavailable (3 attempts). Nothing of it is kept: mend"),
     ("522", answer(522), 3, "answered 522"),
     ("429", answer(429, Retry_After="0"), 3, "answered 429"),
     ("reset", reset, 3, "could not be reached"),

@@ -365,6 +365,16 @@ def test_wrong_configuration_is_exit_2(
     assert source.requests == 0
 
 
+def test_a_place_that_cannot_be_used_is_named_with_the_reason(
+    tmp_path: Path, source: CartsSource
+) -> None:
+    (tmp_path / "state" / "carts_state.json").mkdir(parents=True)
+    ended = run_stage(tmp_path, source.url, "--once", "--local-only")
+    assert ended.code == 1
+    place = tmp_path / "state" / "carts_state.json"
+    assert f" Is a directory: {place}. What had been written stays valid: mend" in ended.log
+
+
 @pytest.mark.parametrize(
     ("flags", "other"),
     [

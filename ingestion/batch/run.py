@@ -77,7 +77,10 @@ def run_entity(name: str, run: Run, progress: Progress) -> Outcome:
             outcome = load_landing(landing, run.raw_dir, run.bronze, progress)
         else:
             outcome = outcome_of(landing, "done", str(run.raw_dir / landing.data_path))
-    except (FetchFailed, BadAnswer, LandingError) as error:
+    except (FetchFailed, BadAnswer) as error:
+        message = f"{error} Nothing of it is kept: mend this, or run again later"
+        outcome = Outcome(name, run.run_id, "failed", message=message)
+    except LandingError as error:
         outcome = Outcome(name, run.run_id, "failed", message=str(error))
     except OSError as error:
         message = f"{error}. Correct this and finish with the same command and "

@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
     assert local_gcp.main(["up", "--folder", str(tmp_path / "file" / "below")]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "cannot be written" in said
+    assert "cannot be written (" in said and said.endswith("): give another --folder.\n")
 
 
 def test_data_without_carts_is_wrong_usage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,12 +87,13 @@ def test_a_result_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     assert ended.stderr.endswith("stdout cannot be written: No space left on device.\n")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "ey_test_tech/data_contracts.py"])
 def test_ctrl_c_during_the_imports_is_quiet(script: str, tmp_path: Path) -> None:
     """One of the modules says when it is imported, and takes its time."""
-    (tmp_path / "dotenv.py").write_text(
-        "import time; print('importing', flush=True); time.sleep(150)"
-    )
+    for name in ("dotenv", "yaml"):
+        (tmp_path / f"{name}.py").write_text(
+            "import time; print('importing', flush=True); time.sleep(150)"
+        )
     process = subprocess.Popen(
         [sys.executable, script, "--help"],
         cwd=PROJECT_FOLDER,
@@ -121,6 +123,28 @@ def test_ctrl_c_during_the_work_is_one_sentence(tmp_path: Path) -> None:
         _, told = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "nothing is lost" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("script", "asked"),
+    [("kpi_report.py", "BIGQUERY_EMULATOR_HOST"), ("start_apis_GCP.py", "SERVICE_USAGE_ENDPOINT")],
+)
+def test_ctrl_c_while_google_is_silent_is_one_sentence(script: str, asked: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(120)
+        process = subprocess.Popen(
+            [sys.executable, script, "--project-id", "some-project"],
+            cwd=PROJECT_FOLDER,
+            env={**os.environ, asked: f"http://127.0.0.1:{silent.getsockname()[1]}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=120)
+    assert (process.returncode, told) == (1, "interrupted: run the same command again.\n")
 
 
 @pytest.mark.parametrize("script", SCRIPTS[:2])

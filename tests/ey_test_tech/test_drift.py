@@ -23,7 +23,10 @@ pytest_plugins = ["tests.support.dbt_fixtures"]
 pytestmark = pytest.mark.timeout(1200)
 
 Rows = Iterator[tuple[str, Row]]
-VERIFICATION = ("build", "--select", "+cart_verification", "--exclude-resource-type", "unit_test")
+VERIFICATION = (
+    *("build", "--select", "+cart_drift", "stg_cart_days", "cart_verification"),
+    *("--exclude-resource-type", "unit_test"),
+)
 MIDNIGHT = dt.datetime.combine(today(), dt.time(0), dt.UTC)
 
 

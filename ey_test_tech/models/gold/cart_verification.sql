@@ -1,3 +1,7 @@
+-- built last: it must not speak for figures that a build which failed has left as they were
+-- depends_on: {{ ref('fact_carts') }}, {{ ref('fact_cart_items') }}, {{ ref('kpi_totals') }}
+-- depends_on: {{ ref('kpi_days') }}, {{ ref('kpi_categories') }}, {{ ref('kpi_products') }}
+-- depends_on: {{ ref('kpi_users') }}, {{ ref('kpi_cart_lifecycle') }}, {{ ref('dim_dates') }}
 with
 
 drift as (

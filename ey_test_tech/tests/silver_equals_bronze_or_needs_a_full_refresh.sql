@@ -1,5 +1,5 @@
--- Days on which silver's base table and bronze do not have equally many rows, and no next run
--- makes them: run dbt build --full-refresh. A day of which silver has fewer may have had rows
+-- Days on which a table of silver and what it is made of do not have equally many rows, and no next
+-- run makes them: run dbt build --full-refresh. A day of which one has fewer may have had rows
 -- since it was built, and is rebuilt by the next run while Pub/Sub can still deliver; so what is
 -- wrong is a day with too many, or an old one with too few. It reads one column of each table.
 {%- set bronze = source('bronze', 'carts_events_raw') %}
@@ -17,7 +17,7 @@ bronze_days as (
 
 ),
 
-silver_days as (
+base_days as (
 
     select
         published_date as day,
@@ -25,18 +25,62 @@ silver_days as (
     from {{ ref('base_cart_events') }}
     group by day
 
+),
+
+history_days as (
+
+    select
+        published_date as day,
+        sum(deliveries) as found
+    from {{ ref('int_cart_history') }}
+    where event_type = 'day'
+    group by day
+
+),
+
+counted_days as (
+
+    select
+        published_date as day,
+        sum(deliveries) as found
+    from {{ ref('stg_cart_days') }}
+    group by day
+
+),
+
+compared as (
+
+    select
+        'base_cart_events' as model,
+        coalesce(bronze_days.day, base_days.day) as day,
+        coalesce(bronze_days.found, 0) as rows_there,
+        coalesce(base_days.found, 0) as rows_read
+    from bronze_days
+    full outer join base_days
+        on bronze_days.day = base_days.day
+    union all
+    select
+        'int_cart_history' as model,
+        coalesce(base_days.day, history_days.day) as day,
+        coalesce(base_days.found, 0) as rows_there,
+        coalesce(history_days.found, 0) as rows_read
+    from base_days
+    full outer join history_days
+        on base_days.day = history_days.day
+    union all
+    select
+        'stg_cart_days' as model,
+        coalesce(base_days.day, counted_days.day) as day,
+        coalesce(base_days.found, 0) as rows_there,
+        coalesce(counted_days.found, 0) as rows_read
+    from base_days
+    full outer join counted_days
+        on base_days.day = counted_days.day
+
 )
 
-select
-    coalesce(bronze_days.day, silver_days.day) as day,
-    coalesce(bronze_days.found, 0) as in_bronze,
-    coalesce(silver_days.found, 0) as in_silver
-from bronze_days
-full outer join silver_days
-    on bronze_days.day = silver_days.day
+select *
+from compared
 where
-    coalesce(silver_days.found, 0) > coalesce(bronze_days.found, 0)
-    or (
-        coalesce(silver_days.found, 0) < coalesce(bronze_days.found, 0)
-        and coalesce(bronze_days.day, silver_days.day) < date '{{ oldest_rebuilt }}'
-    )
+    rows_read > rows_there
+    or (rows_read < rows_there and day < date '{{ oldest_rebuilt }}')

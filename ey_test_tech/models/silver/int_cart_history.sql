@@ -10,7 +10,8 @@
 {%- if window.has_lost_rows %}
     {% do exceptions.raise_compiler_error(
         'Rows have left bronze, and what they told of the carts cannot be taken back from '
-        ~ this ~ ': run dbt build --full-refresh'
+        ~ this ~ ': put them back (BigQuery keeps what a table was for seven days), or forget them '
+        ~ 'with dbt build --full-refresh'
     ) %}
 {%- endif %}
 -- days {{ window.start }} to {{ window.end }}
@@ -99,9 +100,11 @@ days as (
 
     select
         published_date,
+        generation,
+        max(if(rejected_reason is null, event_at, null)) as event_at,
         count(*) as deliveries
     from deliveries
-    group by published_date
+    group by published_date, generation
 
 )
 
@@ -127,8 +130,8 @@ select
     cast(null as string) as event_id,
     cast(null as int64) as cart_id,
     'day' as event_type,
-    cast(null as timestamp) as event_at,
-    cast(null as string) as generation,
+    event_at,
+    generation,
     cast(null as int64) as sequence,
     cast(null as int64) as snapshot_size,
     cast(null as int64) as user_id,

@@ -13,6 +13,8 @@ STALE_AFTER_HOURS = 48
 # a daily dbt build that failed leaves gold a day old; one that succeeded leaves it minutes old
 NOT_REBUILT_AFTER_HOURS = 20
 SLOW_EVENT_SECONDS = 300
+# what cannot be read leaves a cart as it was until its next change
+REMEMBERED_DAYS = 7
 # carts are read with each daily batch
 UNVERIFIED_AFTER_HOURS = 48
 
@@ -66,10 +68,15 @@ def warnings_of_runs(runs: Sequence[Row], now: datetime) -> Iterator[str]:
 
 
 def warnings_of_events(days: Sequence[Row]) -> Iterator[str]:
-    """Yield what was wrong with the events of the newest day."""
-    for day in sorted(days, key=lambda row: row["day"])[-1:]:
+    """Yield what is wrong with the events: of the last days, but the newest alone for their lag."""
+    by_day = sorted(days, key=lambda row: row["day"])
+    for day in by_day[-REMEMBERED_DAYS:]:
         if day["rejected_events"]:
             yield f"{day['rejected_events']} events of {day['day']} could not be read."
+    missing = sum(day["missing_snapshot_carts"] for day in days)
+    if missing:
+        yield f"{missing} carts of a snapshot are missing: what it did not hold is still in gold."
+    for day in by_day[-1:]:
         if (day["max_lag_seconds"] or 0) > SLOW_EVENT_SECONDS:
             yield f"An event of {day['day']} took {day['max_lag_seconds']:.0f} s to Pub/Sub."
 

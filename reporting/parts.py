@@ -111,6 +111,7 @@ HEALTH = (
             Column("rejected_events", "Rejected", "number"),
             Column("average_lag_seconds", "Average lag,\u00a0s", "number"),
             Column("max_lag_seconds", "Longest lag,\u00a0s", "number"),
+            Column("missing_snapshot_carts", "Missing", "number", is_shown=False),
             Column("verified_through", "Verified until (UTC)", "date", is_shown=False),
         ),
     ),

@@ -127,6 +127,7 @@ def gold_rows(days: int = 1) -> dict[str, list[dict[str, Any]]]:
                 "events": 11,
                 "duplicates": 1,
                 "rejected_events": 0,
+                "missing_snapshot_carts": 0,
                 "average_lag_seconds": Decimal("0.2"),
                 "max_lag_seconds": Decimal("0.5"),
                 "verified_through": NOW - timedelta(hours=1, days=n),
@@ -164,6 +165,7 @@ def test_gold_that_no_dbt_build_has_renewed_is_said_to_be_old(hours: int, number
             "No run of products was loaded in the last 48",
         ),
         ("pipeline_health", {"rejected_events": 2}, "2 events of 2020-03-01 could not be read."),
+        ("pipeline_health", {"missing_snapshot_carts": 2}, "2 carts of a snapshot are missing"),
         ("pipeline_health", {"max_lag_seconds": Decimal(900)}, "took 900 s to Pub/Sub."),
     ],
 )
@@ -175,6 +177,15 @@ def test_each_thing_that_is_wrong_is_one_sentence(
     warnings = warnings_of(gold_of(gold), NOW)
     assert len(warnings) == 1
     assert sentence in warnings[0]
+
+
+def test_what_could_not_be_read_is_told_for_a_week_and_an_old_lag_is_not() -> None:
+    gold = gold_rows(days=9)
+    for day in gold["pipeline_health"][1:]:
+        day.update(rejected_events=1, max_lag_seconds=Decimal(900))
+    said = warnings_of(gold_of(gold), NOW)
+    assert len(said) == 6
+    assert all("could not be read" in sentence for sentence in said)
 
 
 def test_what_gold_cannot_know_is_told_first() -> None:

@@ -1,4 +1,7 @@
 {{ config(materialized='view') }}
+{%- set time_form = '([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?' %}
+{%- set zone_form = '[Zz]|[+-](0[0-9]|1[0-3]):[0-5][0-9]|[+-]14:00' %}
+{%- set date_form = '^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ]' ~ time_form ~ '(' ~ zone_form ~ ')?)?$' %}
 
 with
 
@@ -15,7 +18,12 @@ typed as (
         record,
         safe_cast(json_value(record, '$.id') as int64) as cart_id,
         safe_cast(json_value(record, '$.userId') as int64) as user_id,
-        safe_cast(json_value(record, '$.date') as timestamp) as cart_at,
+        -- BigQuery reads more than the poller: 2020-3-2, or a zone by its name
+        if(
+            regexp_contains(json_value(record, '$.date'), '{{ date_form }}'),
+            safe_cast(json_value(record, '$.date') as timestamp),
+            null
+        ) as cart_at,
         json_query(record, '$.products') as products,
         _run_id as run_id,
         _ingested_at as ingested_at,

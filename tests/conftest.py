@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture.providers import HypothesisProvider
+from hypothesis.internal.constants_ast import Constants
 
 from ingestion.durable_files import FAILPOINTS_ARMED
 from local_gcp.environment import environment_of, proxy_exemptions
@@ -29,6 +31,9 @@ settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("same")
+# Hypothesis tries the numbers that stand in the project's modules, those imported so far: which
+# they are depends on the tests that this worker was given before
+HypothesisProvider._local_constants = Constants()
 
 
 # they share the thirty days of `history`, which take longer to make than all else

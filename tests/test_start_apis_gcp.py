@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ from google.api_core.exceptions import Unauthorized
 from google.auth.exceptions import RefreshError
 
 import start_apis_GCP
+from local_gcp.servers import hold_port
 from start_apis_GCP import APIS, UNATTENDED_APIS, Result, explain, is_loopback, result_lines
 
 PROJECT = "fake-store-test"
@@ -307,13 +307,14 @@ def test_an_api_that_does_not_answer_is_given_up_within_the_bound(
 ) -> None:
     monkeypatch.setattr(start_apis_GCP, "RETRY_SECONDS", 0.5)
     monkeypatch.setattr(start_apis_GCP, "CALL_TIMEOUT_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
-        port = silent.getsockname()[1]
-        monkeypatch.setenv("SERVICE_USAGE_ENDPOINT", f"http://127.0.0.1:{port}")
-        assert run() == 1
+    for is_listening in (True, False):
+        with hold_port(0) as held:
+            if is_listening:  # takes connections, never answers
+                held.listen()
+            port = held.getsockname()[1]
+            monkeypatch.setenv("SERVICE_USAGE_ENDPOINT", f"http://127.0.0.1:{port}")
+            assert run() == 1
         assert "does not answer" in caplog.messages[-1]
-    assert run() == 1  # now nothing listens
-    assert "does not answer" in caplog.messages[-1]
 
 
 def test_missing_credentials_say_how_to_get_some(

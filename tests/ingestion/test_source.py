@@ -27,6 +27,7 @@ from ingestion.source import (
     fetch,
     open_session,
 )
+from local_gcp.servers import hold_port
 from tests.support.scripted_http import (
     Request,
     Respond,
@@ -397,11 +398,11 @@ def test_a_proxy_of_the_environment_is_asked(proxied: pytest.MonkeyPatch) -> Non
 def test_a_message_about_a_proxy_names_the_setting_without_its_password(
     proxied: pytest.MonkeyPatch,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
+    with hold_port(0) as closed:
         port = closed.getsockname()[1]
-    proxied.setenv("http_proxy", f"http://me:sesame@127.0.0.1:{port}")
-    with pytest.raises(FetchFailed) as failed:
-        get("http://shop.invalid/carts", attempts=1)
+        proxied.setenv("http_proxy", f"http://me:sesame@127.0.0.1:{port}")
+        with pytest.raises(FetchFailed) as failed:
+            get("http://shop.invalid/carts", attempts=1)
     assert f"through the proxy 127.0.0.1:{port} of http_proxy" in str(failed.value)
     assert "sesame" not in str(failed.value)
 

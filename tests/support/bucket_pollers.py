@@ -203,10 +203,11 @@ class Disturber:
         assert other.end() in ENDINGS, other.log()
 
     def _signal(self, stage: ForkedStage, number: int) -> bool:
-        if not stage.is_alive():
-            return False
-        os.kill(stage.pid, number)
-        return True
+        with suppress(ProcessLookupError):  # it may end between the question and the signal
+            if stage.is_alive():
+                os.kill(stage.pid, number)
+                return True
+        return False
 
     def _count(self, stage: ForkedStage, step: str) -> None:
         code = stage.end()

@@ -213,7 +213,7 @@ def test_make_push_prints_the_line_that_terraform_takes(tmp_path: Path) -> None:
     docker = tmp_path / "docker"
     known_as = f"elsewhere/pipeline@{digest}\n{registry}/pipeline@{digest}"
     docker.write_text(
-        f'#!/bin/sh\necho "$@" >> {calls}\nif [ "$1" = image ]; then echo "{known_as}"; fi\n'
+        f'#!/bin/sh\necho "$@" >> "{calls}"\nif [ "$1" = image ]; then echo "{known_as}"; fi\n'
     )
     docker.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"

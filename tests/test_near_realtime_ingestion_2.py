@@ -412,7 +412,8 @@ def test_a_state_of_before_that_says_no_destination_is_refused_with_both_ways_ou
     ended = once_here(tmp_path, source.url)
     assert (ended.code, source.requests) == (2, 0)
     assert "--state-file and an --events-dir of its own" in ended.log
-    assert f"--new-snapshot --api-url {source.url} --state-file {state}" in ended.log
+    named = f"--api-url {source.url} --state-file {shlex.quote(str(state))}"
+    assert f"--new-snapshot {named}" in ended.log
     assert run_here(tmp_path, source.url, "--once", "--local-only", "--new-snapshot").code == 0
 
 

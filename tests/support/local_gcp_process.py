@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -58,7 +59,9 @@ class Started:
         """Wait for `ready`, and return what was exported."""
         until(lambda: self.out.read_text().endswith("ready\n") or self.process.poll() is not None)
         assert self.process.poll() is None, self.err.read_text()
-        return dict(re.findall(r"^export (\w+)=(.*)$", self.out.read_text(), re.M))
+        exports = re.findall(r"^export (\w+)=(.*)$", self.out.read_text(), re.M)
+        # quoted for a shell
+        return {name: "".join(shlex.split(value)) for name, value in exports}
 
     def close(self) -> None:
         """End it, whatever the test did."""

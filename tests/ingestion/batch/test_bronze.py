@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -323,7 +324,8 @@ def test_without_a_disk_the_message_says_what_is_kept_and_another_machine_finish
     proxies[down].mode = "refuse"
     assert place.run("--run-id", RUN_ID, "--no-disk", "--cloud-timeout", "1") == 3
     proxies[down].mode = "ok"
-    assert str(place.raw_dir) not in caplog.text.replace(f"--raw-dir {place.raw_dir}", "")
+    raw_dir = str(place.raw_dir)
+    assert raw_dir not in caplog.text.replace(f"--raw-dir {shlex.quote(raw_dir)}", "")
     assert "--resume" not in caplog.text
     asked_again = "nothing is kept before it is uploaded: later, ask the API again with: python"
     assert (asked_again in caplog.text) != is_kept

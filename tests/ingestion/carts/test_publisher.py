@@ -76,6 +76,11 @@ def document(cart_id: int, sequence: int = 1, padding: int = 0) -> bytes:
     return json.dumps(members).encode()
 
 
+def flags_told(log: str) -> list[str]:
+    """Return the flags of the command that a log tells last, between quotes."""
+    return shlex.split(log.rpartition("'python ")[2].rpartition("'")[0])[1:]
+
+
 def refuse(cart_id: int, code: Code) -> Callable[[PubsubMessage], Code | None]:
     return lambda message: code if message.ordering_key == f"cart_{cart_id}" else None
 
@@ -298,8 +303,8 @@ def test_what_went_to_one_destination_is_no_reason_to_send_nothing_to_another(
         assert (refused.code, len(server.messages)) == (2, sent)
         assert "was made for the destination" in refused.log
         assert "--state-file and an --events-dir of its own" in refused.log
-        words = shlex.split(refused.log.split("'")[-2])
-        begun = run_here(tmp_path, source.url, *words[2:], *flags, env=server.environment)
+        begin_anew = flags_told(refused.log)
+        begun = run_here(tmp_path, source.url, *begin_anew, *flags, env=server.environment)
         assert (begun.code, len(server.messages)) == (0, sent + 7)
         check_guarantees(server.documents[sent:], source)
     other.stop()
@@ -314,9 +319,9 @@ def test_dead_letters_that_lie_there_are_exit_3_until_they_are_gone(
     later = once(tmp_path, source, pubsub)
     assert (later.code, later.summary["dead_lettered"], later.summary["dead_letters"]) == (3, 0, 1)
     assert "dead_letters=1: Pub/Sub rejected these events" in later.log
-    words = shlex.split(later.log.split("'")[-2])
-    assert "--replay-dead-letters" in words
-    assert run_here(tmp_path, source.url, *words[2:], env=pubsub.environment).code == 0
+    replay = flags_told(later.log)
+    assert "--replay-dead-letters" in replay
+    assert run_here(tmp_path, source.url, *replay, env=pubsub.environment).code == 0
     assert once(tmp_path, source, pubsub).code == 0
 
 

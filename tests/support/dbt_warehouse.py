@@ -13,8 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from dbt.cli.main import dbtRunner
+from dbt.tracking import User
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
@@ -30,8 +32,17 @@ PARTITION_COLUMNS = {
     "ingestion_runs": "started_at",
 }
 TIMEOUT_SECONDS = 300.0
+BEGAN_AT = dt.datetime.now(dt.UTC)
 
 Row = dict[str, Any]
+
+
+class Began(User):
+    """Whoever runs dbt, who has begun when these tests did."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.run_started_at = BEGAN_AT
 
 
 class DbtError(AssertionError):
@@ -132,7 +143,7 @@ class Warehouse:
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            with recorded_jobs(before_statement) as self.jobs:
+            with recorded_jobs(before_statement) as self.jobs, patch("dbt.tracking.User", Began):
                 outcome = dbtRunner().invoke(self._command(*arguments, target=self.folder))
         finally:
             os.environ.clear()
@@ -181,5 +192,5 @@ def comparable(rows: Iterable[Row]) -> list[tuple[tuple[str, Any], ...]]:
 
 
 def today() -> dt.date:
-    """Return today's date where dbt looks for it."""
-    return dt.datetime.now(dt.UTC).date()
+    """Return the date, UTC, that is today to each dbt here, though midnight may pass meanwhile."""
+    return BEGAN_AT.date()

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
+from tests.support.dbt_warehouse import today
 from tests.support.shop_history import UNKNOWN_DAY, Row, Shop, Version
 
 UNKNOWN_FROM = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -227,7 +228,7 @@ def dim_dates(days: Iterable[dt.date]) -> list[Row]:
     used = set(days)
     known = used - {UNKNOWN_DAY}
     first = min(known | {dt.date(2020, 1, 1)})
-    last = max(known | {dt.date(dt.datetime.now(dt.UTC).year, 12, 31)})
+    last = max(known | {dt.date(today().year, 12, 31)})
     all_days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
     return [
         {

@@ -6,6 +6,7 @@ Google's clients wait for minutes, or for ever, where nothing answers. Here each
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,15 @@ from typing import Any
 import google.auth.exceptions
 from google.api_core import exceptions
 from google.api_core.retry import Retry
+from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY as BIGQUERY_RETRY
 from google.cloud.storage.retry import DEFAULT_RETRY as STORAGE_RETRY
 
 from ingestion.google_outages import BYTES_PER_SECOND, OUTAGES
+
+# a load job of a gigabyte ends in about a minute, but may queue
+JOB_SECONDS = 600.0
+JOB_POLL_SECONDS = (0.2, 4.0)
 
 
 class Unavailable(Exception):  # noqa: N818
@@ -58,3 +64,27 @@ def calling(service: str) -> Iterator[None]:
         raise Rejected(f"{service} refused: {error.message}") from None
     except google.auth.exceptions.GoogleAuthError as error:
         raise Rejected(f"{service} was not asked, the credentials fail: {error}") from None
+
+
+def wait_for(job: Any, limits: Limits) -> None:
+    """Wait until a job of BigQuery's has ended, well or not."""
+    deadline = time.monotonic() + JOB_SECONDS
+    pause, longest = JOB_POLL_SECONDS
+    while not job.done(**limits.of_bigquery()):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"BigQuery has not ended job {job.job_id} in {JOB_SECONDS:g} s")
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
+
+
+def ask(client: bigquery.Client, sql: str, limits: Limits, **values: str) -> list[dict[str, Any]]:
+    """Return the rows of a query with its `@name`s, which are strings."""
+    parameters = [
+        bigquery.ScalarQueryParameter(name, "STRING", value) for name, value in values.items()
+    ]
+    config = bigquery.QueryJobConfig(query_parameters=parameters)
+    bounds = {**limits.of_bigquery(), "job_retry": None}
+    with calling("BigQuery"):
+        job = client.query(sql, job_config=config, location=client.location, **bounds)
+        wait_for(job, limits)
+        return [dict(row) for row in job.result(**bounds)]

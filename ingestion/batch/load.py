@@ -5,12 +5,14 @@ Each step may be repeated, by this process or by another one after a kill or a l
     load_once     the load job's id is derived from entity and run id; BigQuery answers 409 to
                   its repetition, and the first job is taken up
     record_once   the row of `ingestion_runs` is a job with a derived id too
+
+BigQuery keeps a job's id for longer than a table need live: of a job that is taken up the table
+is asked whether it holds what the job wrote.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +21,13 @@ from typing import Any
 from google.api_core import exceptions
 from google.cloud import bigquery
 
-from ingestion.batch.google_calls import Limits, Rejected, Unavailable, calling
+from ingestion.batch.google_calls import Limits, Rejected, Unavailable, ask, calling, wait_for
 from ingestion.batch.receipts import Landing
 from ingestion.durable_files import failpoint
 from ingestion.project import SCHEMA_FOLDER
 
 MANIFEST_TABLE = "ingestion_runs"
 
-# a load job of a gigabyte ends in about a minute, but may queue
-JOB_SECONDS = 600.0
-JOB_POLL_SECONDS = (0.2, 4.0)
 # reasons of failed jobs that are BigQuery's, not the data's:
 # https://cloud.google.com/bigquery/docs/error-messages
 PASSING_REASONS = frozenset(
@@ -72,7 +71,17 @@ def load_once(
             **limits.of_bigquery(),
         )
 
-    job: bigquery.LoadJob = _run_once(client, job_id(dataset_id, landing), start, limits)
+    def is_held() -> bool:
+        # the table insists on a filter of days, and is clustered by run
+        sql = f"""
+            select count(*) as records from `{table}`
+            where _ingested_at >= timestamp '1970-01-01' and _run_id = @run_id
+        """  # noqa: S608
+        found = ask(client, sql, limits, run_id=landing.run_id)
+        return landing.records == 0 or found[0]["records"] > 0
+
+    name = job_id(dataset_id, landing)
+    job: bigquery.LoadJob = _run_once(client, name, start, is_held, limits)
     failpoint("object-loaded")
     return job
 
@@ -114,9 +123,10 @@ def record_once(
             if field.name in row
         ]
     )
+    table = f"{client.project}.{dataset_id}.{MANIFEST_TABLE}"
     # a query, not an upload of one line: of its job id too BigQuery makes sure
     sql = (
-        f"insert into `{client.project}.{dataset_id}.{MANIFEST_TABLE}` ({', '.join(row)}) "  # noqa: S608
+        f"insert into `{table}` ({', '.join(row)}) "  # noqa: S608
         f"values ({', '.join('@' + column for column in row)})"
     )
 
@@ -130,7 +140,13 @@ def record_once(
             **limits.of_bigquery(),
         )
 
-    _run_once(client, f"{job_id(dataset_id, landing)}-manifest", start, limits)
+    def is_held() -> bool:
+        condition = "run_id = @run_id and entity = @entity"
+        sql = f"select count(*) as records from `{table}` where {condition}"  # noqa: S608
+        found = ask(client, sql, limits, run_id=landing.run_id, entity=landing.entity)
+        return bool(found[0]["records"])
+
+    _run_once(client, f"{job_id(dataset_id, landing)}-manifest", start, is_held, limits)
     failpoint("run-recorded")
 
 
@@ -149,11 +165,16 @@ def offending_line(file: Path, message: str) -> int | None:
 
 
 def _run_once(
-    client: bigquery.Client, first_id: str, start: Callable[[str], Any], limits: Limits
+    client: bigquery.Client,
+    first_id: str,
+    start: Callable[[str], Any],
+    is_held: Callable[[], bool],
+    limits: Limits,
 ) -> Any:
     """Start the job `first_id`, or take up the one of that id, and return it when it has ended.
 
-    A job that failed earlier has burnt its id: the next generation of it is tried.
+    A job that failed earlier has burnt its id, and so has one whose rows the table does not hold,
+    as after it was made anew: the next generation of the id is tried.
     """
     name, generation, is_ours = first_id, 1, True
     while True:
@@ -164,9 +185,9 @@ def _run_once(
                 is_ours = False
                 job = client.get_job(name, location=client.location, **limits.of_bigquery())
             failpoint("job-started")
-            _wait(job, limits)
-        if not job.error_result:
-            return job
+            wait_for(job, limits)
+            if not job.error_result and (is_ours or is_held()):
+                return job
         if is_ours:
             may_pass = job.error_result.get("reason") in PASSING_REASONS
             raise (Unavailable if may_pass else Rejected)(
@@ -174,16 +195,6 @@ def _run_once(
             )
         generation += 1
         name, is_ours = f"{first_id}-{generation}", True
-
-
-def _wait(job: Any, limits: Limits) -> None:
-    deadline = time.monotonic() + JOB_SECONDS
-    pause, longest = JOB_POLL_SECONDS
-    while not job.done(**limits.of_bigquery()):
-        if time.monotonic() > deadline:
-            raise Unavailable(f"BigQuery has not ended job {job.job_id} in {JOB_SECONDS:g} s")
-        time.sleep(pause)
-        pause = min(2 * pause, longest)
 
 
 def _errors(job: Any) -> str:

@@ -380,6 +380,46 @@ def test_a_failed_load_burns_its_job_id_and_the_next_generation_loads_once(
     assert place.manifest() == one_row(RUN_ID)
 
 
+ALL_TABLES = ["products_raw", "users_raw", "ingestion_runs"]
+
+
+def make_anew(place: Place, tables: list[str], rows: str = "false") -> None:
+    """Drop tables and make them again, as they were but with some of their rows only."""
+    client = place.gcp.clients.bigquery
+    for name in (f"{place.gcp.project_id}.{place.dataset_id}.{table}" for table in tables):
+        client.query(f"create or replace table `{name}_kept` as select * from `{name}`").result()
+        table = client.get_table(name)
+        client.delete_table(table)
+        new = type(table)(table.reference, table.schema)
+        new.time_partitioning = table.time_partitioning
+        client.create_table(new)
+        client.query(f"insert into `{name}` select * from `{name}_kept` where {rows}").result()
+
+
+@pytest.mark.parametrize("tables", [ALL_TABLES, ALL_TABLES[:2], ALL_TABLES[2:]])
+def test_tables_made_anew_are_filled_by_the_same_run_id_once(
+    place: Place, tables: list[str]
+) -> None:
+    assert place.run("--run-id", RUN_ID) == 0
+    # and once more, so that the second generation of a job is met too
+    for _ in range(2):
+        make_anew(place, tables)
+        assert place.run_until("job-started:2", "--run-id", RUN_ID) == -9
+        for _ in range(2):
+            assert place.run("--run-id", RUN_ID) == 0
+            assert place.copies() == one_copy(RUN_ID)
+            assert place.manifest() == one_row(RUN_ID)
+    assert len(place.objects()) == 2
+
+
+def test_tables_put_back_with_their_rows_are_not_loaded_twice(place: Place) -> None:
+    assert place.run("--run-id", RUN_ID) == 0
+    make_anew(place, ALL_TABLES, rows="true")
+    assert place.run("--run-id", RUN_ID) == 0
+    assert place.copies() == one_copy(RUN_ID)
+    assert place.manifest() == one_row(RUN_ID)
+
+
 def test_an_object_that_is_there_already_counts_as_ours_only_with_our_checksum(
     place: Place, proxies: dict[str, FaultProxy], tmp_path: Path
 ) -> None:

@@ -1,9 +1,10 @@
 """Bring records out of quarantine that are valid by now, as additions to the run they came with.
 
-Each quarantine file becomes at most one more landing: the records that pass today's checks, with
-the time and the address under which they were read. Its run id is derived from the quarantined
-run and from which records these are, so that the same replay twice is one landing, loaded once.
-`ingestion_runs.replayed_run_id` says of it that a record which it does not hold is not gone.
+Each quarantine file of a run that has landed becomes at most one more landing: the records that
+pass today's checks, with the time and the address under which they were read. Its run id is
+derived from the quarantined run and from which records these are, so that the same replay twice
+is one landing, loaded once. `ingestion_runs.replayed_run_id` says of it that a record which it
+does not hold is not gone.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def replay(
     outcomes = []
     with showing_progress(names) as progress:
         for name in names:
-            path = f"quarantine/{name}/date=*/run_id={run_id or '*'}/data.json"
+            path = f"quarantine/{name}/date=*/run_id={run_id or '*'}/data*.json"
             try:
                 files = _objects(bronze, path) if bronze else _files(raw_dir, path)
             except NotReplayed as error:
@@ -143,6 +144,8 @@ def _replay_valid(
     valid = valid_lines(lines, entity)
     if not valid:
         return Outcome(name, first.run_id, "done", where, quarantined=len(lines))
+    if bronze and (message := _of_another_attempt(where, name, first, bronze)):
+        return Outcome(name, first.run_id, "done", where, quarantined=len(lines), message=message)
     reading = Reading(
         entity=name,
         run_id=replay_run_id(first.run_id, name, (line.position for line in valid)),
@@ -162,6 +165,24 @@ def _replay_valid(
         if bronze:
             return load_landing(landing, raw_dir, bronze, progress)
     return outcome_of(landing, "done", str(raw_dir / landing.data_path))
+
+
+def _of_another_attempt(where: str, name: str, line: RefusedLine, bronze: Bronze) -> str:
+    """Return why a quarantine is nothing to add to its run, or nothing.
+
+    An attempt without a disk may end between its quarantine and its records; the next one reads
+    another answer. What was refused of an answer that never landed adds nothing to the run.
+    """
+    from ingestion.batch.upload import find_uploaded
+
+    with _reading_bucket():
+        landing = find_uploaded(bronze.bucket, name, line.run_id, bronze.limits)
+    if landing and landing.ingested_at == line.ingested_at:
+        return ""
+    return (
+        f"{where} is kept, and not loaded: it is of an attempt whose records never came into the "
+        f"bucket. Run {line.run_id} holds {'those of a later one' if landing else 'nothing yet'}"
+    )
 
 
 def _decode(where: str, text: bytes) -> list[RefusedLine]:

@@ -7,6 +7,7 @@ as metadata, so that any machine can finish the run.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -52,10 +53,11 @@ def upload_once(bucket: Bucket, landing: Landing, raw_dir: Path, limits: Limits)
         if not file.exists() or crc32c_of_file(file) != landing.crc32c:
             raise Rejected(f"{file} is not what was landed, and is not uploaded")
         if landing.quarantine_path:
-            _create_once(bucket, landing.quarantine_path, landing, raw_dir, limits)
-        created = _create_once(bucket, landing.data_path, landing, raw_dir, limits)
+            _upload_quarantine(bucket, landing.quarantine_path, landing, raw_dir, limits)
+            failpoint("quarantine-uploaded")
+        created = _create_once(bucket, file, landing.data_path, landing, limits)
         if created.crc32c != landing.crc32c:
-            raise Rejected(f"gs://{bucket.name}/{created.name} holds something else")
+            raise _taken(created)
         uploaded = landing
     failpoint("object-uploaded")
     return uploaded
@@ -83,10 +85,29 @@ def _landing_of(blob: Blob) -> Landing:
     return landing
 
 
-def _create_once(
+def _upload_quarantine(
     bucket: Bucket, path: str, landing: Landing, raw_dir: Path, limits: Limits
-) -> Blob:
+) -> None:
+    """Create the object of the refused records, beside that of an attempt that got no further.
+
+    Such an attempt was made without a disk, or on another one, and read another answer.
+    """
     file = raw_dir / path
+    crc32c = crc32c_of_file(file)
+    read_at = re.sub(r"[^0-9TZ]", "", landing.ingested_at)
+    for name in (path, path.replace("data.json", f"data-{read_at}.json")):
+        created = _create_once(bucket, file, name, landing, limits)
+        if created.crc32c == crc32c:
+            return
+    raise _taken(created)
+
+
+def _taken(blob: Blob) -> Rejected:
+    return Rejected(f"gs://{blob.bucket.name}/{blob.name} holds something else")
+
+
+def _create_once(bucket: Bucket, file: Path, path: str, landing: Landing, limits: Limits) -> Blob:
+    """Create an object of a file, and return it or the one that is there already."""
     size = file.stat().st_size
     chunk_bytes = UPLOAD_CHUNK_BYTES if size > UPLOAD_CHUNK_BYTES else None
     blob = bucket.blob(f"raw/{path}", chunk_size=chunk_bytes)

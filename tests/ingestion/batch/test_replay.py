@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -102,6 +103,36 @@ def test_with_local_only_the_quarantine_of_the_raw_folder_is_replayed(
     assert place.run("--run-id", RUN_ID, "--entities", "users") == 0
     assert place.run("--replay-quarantine") == 0
     assert len(place.rows("users_raw")) == 41
+
+
+def test_an_attempt_that_got_no_further_keeps_its_quarantine_and_takes_nobodys_place(
+    place: Place, tmp_path: Path, take_users_without_a_name: Callable[[], None]
+) -> None:
+    arguments = ("--run-id", RUN_ID, "--entities", "users", "--no-disk")
+    place.store.answers["/users"] = [
+        answer(200, b"[%b]" % b",".join([*GOOD, b'{"id":%d,"email":"a"}' % number]))
+        for number in (201, 202)
+    ]
+    assert place.run_until("quarantine-uploaded", *arguments) == -9
+    # the disk is gone with the process; the API answers something else by now
+    place.raw_dir = tmp_path / "another"
+    assert place.run(*arguments) == 0
+    kept = [
+        json.loads(blob.download_as_bytes())["record"]["id"]
+        for name, blob in place.objects().items()
+        if name.startswith("raw/quarantine/users/")
+    ]
+    assert sorted(kept) == [201, 202]
+    take_users_without_a_name()
+    for _ in range(2):
+        assert place.run("--replay-quarantine") == 0
+        assert sorted(each["records"] for each in place.summary) == [0, 1]
+        (message,) = [each["message"] for each in place.summary if each["message"]]
+        assert f"Run {RUN_ID} holds those of a later one" in message
+        loaded = {parsed(row["record"])["id"] for row in place.rows("users_raw")}
+        assert loaded == {*range(40), 202}
+        assert len(place.rows("users_raw")) == 41
+    assert place.manifest().total() == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"_run_id":"../x"}\n'])

@@ -244,9 +244,9 @@ def commands(args: argparse.Namespace) -> Commands:
                 words += ["--" + name.replace("_", "-"), str(shown)]
         return words
 
-    place = given("project_id", "bucket_name", "dataset_id", "region", "raw_dir")
+    destination = given("project_id", "bucket_name", "dataset_id", "region")
     no_disk = ["--no-disk"] if args.no_disk and not defaults.no_disk else []
-    return Commands(script, place, [*given("api_url"), *no_disk])
+    return Commands(script, destination, given("raw_dir"), [*given("api_url"), *no_disk])
 
 
 def do_what_is_asked(args: argparse.Namespace, new_run_id: str) -> list[Outcome]:

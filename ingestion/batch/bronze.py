@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion.batch.progress import Progress
-from ingestion.batch.receipts import Landing, LandingError, remove_landing
+from ingestion.batch.receipts import Destination, Landing, LandingError, remove_landing
 from ingestion.batch.summary import Outcome, outcome_of
 
 if TYPE_CHECKING:
@@ -25,20 +25,29 @@ class Commands:
     """The script with the flags that its place depends on, as somebody would type it."""
 
     script: str
-    place_words: Sequence[str]
+    destination_words: Sequence[str]
+    raw_dir_words: Sequence[str]
     # what a run needs that asks the API again, and a resumption does not
     rerun_words: Sequence[str] = ()
 
     @property
     def resume(self) -> str:
         """The command that finishes what waits on the disk."""
-        return shlex.join(["python", self.script, "--resume", *self.place_words])
+        return self._resume(self.destination_words)
+
+    def resume_for(self, other: Destination) -> str:
+        """Return the command that finishes what waits on the disk for another destination."""
+        words = ["--project-id", other.project_id, "--bucket-name", other.bucket_name]
+        return self._resume([*words, "--dataset-id", other.dataset_id])
 
     def rerun(self, landing: Landing) -> str:
         """Return the command that finishes one run, from the bucket or by asking the API again."""
         which = ["--run-id", landing.run_id, "--entities", landing.entity]
-        words = ["python", self.script, *which, *self.place_words, *self.rerun_words]
-        return shlex.join(words)
+        where = [*self.destination_words, *self.raw_dir_words]
+        return shlex.join(["python", self.script, *which, *where, *self.rerun_words])
+
+    def _resume(self, words: Sequence[str]) -> str:
+        return shlex.join(["python", self.script, "--resume", *words, *self.raw_dir_words])
 
 
 @dataclass(frozen=True)
@@ -61,17 +70,27 @@ class Bronze:
         """The bucket of the raw zone."""
         return self.storage.bucket(self.bucket_name)
 
+    @property
+    def destination(self) -> Destination:
+        """The place as receipts name it."""
+        return Destination(self.bigquery.project, self.bucket_name, self.dataset_id)
+
     def table_of(self, entity: str) -> str:
         """Return the name of an entity's bronze table."""
         return f"{self.dataset_id}.{entity}_raw"
 
 
 def load_landing(landing: Landing, raw_dir: Path, bronze: Bronze, progress: Progress) -> Outcome:
-    """Upload, load and record a landing, as far as Google Cloud allows."""
+    """Upload, load and record a landing, as far as Google Cloud allows.
+
+    One that waits for another destination is left alone.
+    """
     from ingestion.batch.google_calls import Rejected, Unavailable
     from ingestion.batch.load import load_once, offending_line, record_once
     from ingestion.batch.upload import upload_once, uri_of
 
+    if outcome := misdirected(landing, raw_dir, bronze):
+        return outcome
     entity, file = landing.entity, raw_dir / landing.data_path
     uri = None
     try:
@@ -95,6 +114,19 @@ def load_landing(landing: Landing, raw_dir: Path, bronze: Bronze, progress: Prog
         message = f"{error}. {what_to_do(landing, raw_dir, uri, bronze, 'are kept')}"
         return outcome_of(landing, "failed", uri or str(file), message)
     return outcome_of(uploaded, "done", bronze.table_of(entity))
+
+
+def misdirected(landing: Landing, raw_dir: Path, bronze: Bronze) -> Outcome | None:
+    """Return the outcome of a landing that waits for another destination, and else None."""
+    other = landing.destination
+    if other is None or other == bronze.destination:
+        return None
+    file = str(raw_dir / landing.data_path)
+    message = (
+        f"The records in {file} wait for {other}, and this command goes to {bronze.destination}. "
+        f"They stay; finish with: {bronze.commands.resume_for(other)}"
+    )
+    return replace(outcome_of(landing, "waiting", file, message), is_misdirected=True)
 
 
 def what_to_do(

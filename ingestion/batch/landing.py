@@ -19,6 +19,7 @@ import google_crc32c
 from ingestion.batch.lines import envelope, quarantine_line, to_lines
 from ingestion.batch.receipts import (
     RECEIPT_VERSION,
+    Destination,
     Landing,
     LandingError,
     put_in_place,
@@ -65,10 +66,11 @@ def timestamp(instant: datetime) -> str:
 
 
 def land(
-    windows: Iterable[Window], raw_dir: Path, reading: Reading, *, is_waiting: bool
+    windows: Iterable[Window], raw_dir: Path, reading: Reading, destination: Destination | None
 ) -> Landing:
     """Write the windows of one answer below `raw_dir`, all or nothing, and return its receipt.
 
+    With a `destination` they wait there for their way to Google Cloud.
     Whatever `windows` raises leaves nothing behind, and so does a disk that is full.
     """
     run_id, entity = reading.run_id, reading.entity
@@ -84,9 +86,10 @@ def land(
             quarantined=written.quarantined + reading.replayed_from,
             bytes=written.bytes,
             crc32c=spelled_crc32c(written.crc),
-            is_waiting=is_waiting,
+            is_waiting=destination is not None,
             version=RECEIPT_VERSION,
             replayed_run_id=reading.replayed_run_id,
+            destination=destination,
         )
         write_receipt(raw_dir, landing)
     except BaseException as error:

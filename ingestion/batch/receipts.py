@@ -30,12 +30,25 @@ class LandingError(Exception):
     """What lies in the raw folder does not fit what was asked; the message says what to do."""
 
 
+class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The place in Google Cloud that records go to."""
+
+    project_id: str
+    bucket_name: str
+    dataset_id: str
+
+    def __str__(self) -> str:
+        """Return it as messages name it."""
+        return f"gs://{self.bucket_name} and {self.project_id}.{self.dataset_id}"
+
+
 class Landing(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
     """One landed answer of an entity; encoded as JSON it is the receipt.
 
-    `is_waiting` says that the file is still to go to Cloud Storage and BigQuery. With
+    `is_waiting` says that the file is still to go to Cloud Storage and BigQuery, to `destination`
+    and to no other; receipts of older versions name none, and those of objects need none. With
     `replayed_run_id` the records are not an answer but those of that run's quarantine that are
     valid by now, and `quarantined` counts the whole quarantine.
     """
@@ -51,6 +64,7 @@ class Landing(
     is_waiting: bool
     version: int
     replayed_run_id: RunId | None = None
+    destination: Destination | None = None
 
     @property
     def data_path(self) -> str:

@@ -161,7 +161,7 @@ def _replay_valid(
             # once more as one list, so that an id that stands twice is seen
             raws = [line.record for line in valid]
             windows = check_records([raws], entity.record_type(), entity.key, entity.members)
-            landing = land(windows, raw_dir, reading, is_waiting=bronze is not None)
+            landing = land(windows, raw_dir, reading, bronze.destination if bronze else None)
         if bronze:
             return load_landing(landing, raw_dir, bronze, progress)
     return outcome_of(landing, "done", str(raw_dir / landing.data_path))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ingestion.batch.bronze import Bronze, load_landing
+from ingestion.batch.bronze import Bronze, load_landing, misdirected
 from ingestion.batch.progress import Progress, showing_progress
 from ingestion.batch.receipts import Landing, LandingError, read_receipt, waiting_landings
 from ingestion.batch.run import finished
@@ -20,7 +20,8 @@ def resume(
 ) -> list[Outcome]:
     """Load what waits, oldest first, until Google Cloud is out of reach again.
 
-    What cannot be read fails by itself and leaves the others alone.
+    What cannot be read fails by itself and leaves the others alone; what waits for another
+    destination goes on waiting.
     """
     remove_traces_of_killed_runs(raw_dir)
     waiting, unreadable = waiting_landings(raw_dir)
@@ -35,6 +36,9 @@ def resume(
             if landing.entity not in names or run_id not in (None, landing.run_id):
                 continue
             file = str(raw_dir / landing.data_path)
+            if outcome := misdirected(landing, raw_dir, bronze):
+                outcomes.append(outcome)
+                continue
             if is_away:
                 message = f"Not tried. The records wait in {file}; "
                 message += f"finish with: {bronze.commands.resume}"
@@ -49,7 +53,7 @@ def resume(
                 outcomes.append(outcome_of(landing, "failed", file, str(error)))
                 continue
             outcomes.append(outcome)
-            is_away = outcome.status == "waiting"
+            is_away = outcome.status == "waiting" and not outcome.is_misdirected
     return outcomes
 
 

@@ -101,8 +101,9 @@ def find_landing(name: str, run: Run) -> Landing | None:
             landing = find_uploaded(run.bronze.bucket, name, run.run_id, run.bronze.limits)
         except (Rejected, Unavailable):
             return None  # the upload meets it again, and then the records are on the disk
-    if landing is not None:
-        landing = msgspec.structs.replace(landing, is_waiting=True)
+    if landing is not None and landing.destination is None:
+        here = run.bronze.destination
+        landing = msgspec.structs.replace(landing, is_waiting=True, destination=here)
         write_receipt(run.raw_dir, landing)
     return landing
 
@@ -128,7 +129,7 @@ def extract(name: str, run: Run, progress: Progress) -> Landing:
         )
         parts = split_plainly(blocks(), record_type, entity.key)
         windows = check_records(parts, record_type, entity.key, entity.members)
-        return land(windows, run.raw_dir, reading, is_waiting=run.bronze is not None)
+        return land(windows, run.raw_dir, reading, run.bronze.destination if run.bronze else None)
 
     with open_session(run.source.user_agent) as session:
         return fetch(session, url, read, timeout=run.source.timeout)

@@ -38,6 +38,8 @@ class Outcome:
     bytes: int = 0
     seconds: float = 0.0
     message: str = ""
+    # it waits, but not for what this command says
+    is_misdirected: bool = False
 
 
 def outcome_of(landing: Landing, status: str, where: str, message: str = "") -> Outcome:
@@ -55,9 +57,13 @@ def outcome_of(landing: Landing, status: str, where: str, message: str = "") -> 
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """Return 1 if an entity failed, else 3 if one waits, else 0."""
+    """Return 1 if an entity failed, else 2 if one waits for another command, 3 if one waits."""
     statuses = {outcome.status for outcome in outcomes}
-    return 1 if "failed" in statuses else 3 if "waiting" in statuses else 0
+    if "failed" in statuses:
+        return 1
+    if any(outcome.is_misdirected for outcome in outcomes):
+        return 2
+    return 3 if "waiting" in statuses else 0
 
 
 def print_summary(outcomes: Sequence[Outcome], *, as_json: bool) -> None:

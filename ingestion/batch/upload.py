@@ -111,7 +111,9 @@ def _create_once(bucket: Bucket, file: Path, path: str, landing: Landing, limits
     size = file.stat().st_size
     chunk_bytes = UPLOAD_CHUNK_BYTES if size > UPLOAD_CHUNK_BYTES else None
     blob = bucket.blob(f"raw/{path}", chunk_size=chunk_bytes)
-    blob.metadata = {"receipt": msgspec.json.encode(landing).decode()}
+    # what lies in the bucket may be loaded into any dataset
+    receipt = msgspec.structs.replace(landing, destination=None)
+    blob.metadata = {"receipt": msgspec.json.encode(receipt).decode()}
     with calling("Cloud Storage"):
         try:
             blob.upload_from_filename(

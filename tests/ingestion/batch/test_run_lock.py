@@ -20,7 +20,7 @@ MANY_RUNS = """
 import sys, uuid
 from pathlib import Path
 from ingestion.batch.landing import Reading, land
-from ingestion.batch.receipts import remove_landing
+from ingestion.batch.receipts import Destination, remove_landing
 from ingestion.batch.run_lock import remove_traces_of_killed_runs, sole_run
 raw_dir = Path(sys.argv[1])
 for _ in range(300):  # so short that the folder of locks is often empty
@@ -31,7 +31,7 @@ for _ in range(40):
     remove_traces_of_killed_runs(raw_dir)
     with sole_run(raw_dir, run_id):
         reading = Reading("users", run_id, "2026-11-22T10:00:00.000000Z", "http://x", frozenset())
-        landing = land([], raw_dir, reading, is_waiting=True)
+        landing = land([], raw_dir, reading, Destination("p", "b", "d"))
         assert (raw_dir / landing.data_path).exists()
         remove_landing(raw_dir, landing)
 """

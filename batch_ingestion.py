@@ -55,6 +55,7 @@ from ingestion.batch.receipts import LandingError
 from ingestion.batch.replay import replay
 from ingestion.batch.resume import resume
 from ingestion.batch.run import Run, Source, run_entities
+from ingestion.batch.source_check import check_source
 from ingestion.batch.summary import Outcome, exit_code, print_summary
 from ingestion.durable_files import AnotherWriterError
 from ingestion.google_names import require_name, require_project
@@ -113,6 +114,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=settings.setting("FAKE_STORE_API_URL") or settings.DEFAULT_API_URL,
         metavar="URL",
         help="address of the API (default: $FAKE_STORE_API_URL, else the public Fake Store)",
+    )
+    add(
+        "--new-source",
+        action="store_true",
+        help="go on with another API than the one that the dataset was filled from",
     )
     add(
         "--project-id",
@@ -226,6 +232,7 @@ def open_bronze(args: argparse.Namespace) -> Bronze:
         limits=Limits(args.cloud_timeout),
         commands=commands(args),
         has_disk=not args.no_disk,
+        accepts_new_source=args.new_source,
     )
 
 
@@ -246,7 +253,10 @@ def commands(args: argparse.Namespace) -> Commands:
 
     destination = given("project_id", "bucket_name", "dataset_id", "region")
     no_disk = ["--no-disk"] if args.no_disk and not defaults.no_disk else []
-    return Commands(script, destination, given("raw_dir"), [*given("api_url"), *no_disk])
+    new_source = ["--new-source"] if args.new_source else []
+    return Commands(
+        script, destination, [*given("raw_dir"), *new_source], [*given("api_url"), *no_disk]
+    )
 
 
 def do_what_is_asked(args: argparse.Namespace, new_run_id: str) -> list[Outcome]:
@@ -258,6 +268,8 @@ def do_what_is_asked(args: argparse.Namespace, new_run_id: str) -> list[Outcome]
         return resume(names, args.run_id, args.raw_dir, bronze)
     if args.replay_quarantine:
         return replay(names, args.run_id, args.raw_dir, bronze)
+    if bronze:
+        check_source(args.api_url, bronze)
     source = Source(args.api_url, args.user_agent, (TIMEOUT[0], args.api_timeout))
     run = Run(new_run_id, source, args.raw_dir, bronze, is_rerun=args.run_id is not None)
     return run_entities(names, run)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingestion.batch.progress import Progress
 from ingestion.batch.receipts import Destination, Landing, LandingError, remove_landing
+from ingestion.batch.source_check import other_source, source_of
 from ingestion.batch.summary import Outcome, outcome_of
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ class Commands:
 
     script: str
     destination_words: Sequence[str]
-    raw_dir_words: Sequence[str]
+    # what is said in each of them
+    common_words: Sequence[str]
     # what a run needs that asks the API again, and a resumption does not
     rerun_words: Sequence[str] = ()
 
@@ -43,18 +46,19 @@ class Commands:
     def rerun(self, landing: Landing) -> str:
         """Return the command that finishes one run, from the bucket or by asking the API again."""
         which = ["--run-id", landing.run_id, "--entities", landing.entity]
-        where = [*self.destination_words, *self.raw_dir_words]
+        where = [*self.destination_words, *self.common_words]
         return shlex.join(["python", self.script, *which, *where, *self.rerun_words])
 
     def _resume(self, words: Sequence[str]) -> str:
-        return shlex.join(["python", self.script, "--resume", *words, *self.raw_dir_words])
+        return shlex.join(["python", self.script, "--resume", *words, *self.common_words])
 
 
 @dataclass(frozen=True)
 class Bronze:
     """Where the records go: Google's clients, the names there, and how long to wait.
 
-    `has_disk` is False where the raw folder does not outlive the process.
+    `has_disk` is False where the raw folder does not outlive the process. `compared` are the
+    addresses of APIs of which it is known that the dataset was filled from no other.
     """
 
     storage: Any
@@ -64,6 +68,8 @@ class Bronze:
     limits: Limits
     commands: Commands
     has_disk: bool = True
+    accepts_new_source: bool = False
+    compared: set[str] = field(default_factory=set)
 
     @property
     def bucket(self) -> Any:
@@ -83,7 +89,8 @@ class Bronze:
 def load_landing(landing: Landing, raw_dir: Path, bronze: Bronze, progress: Progress) -> Outcome:
     """Upload, load and record a landing, as far as Google Cloud allows.
 
-    One that waits for another destination is left alone.
+    One that waits for another destination is left alone, and so is one of another API than that
+    which the dataset was filled from.
     """
     from ingestion.batch.google_calls import Rejected, Unavailable
     from ingestion.batch.load import load_once, offending_line, record_once
@@ -97,6 +104,14 @@ def load_landing(landing: Landing, raw_dir: Path, bronze: Bronze, progress: Prog
         progress(entity, "uploading", 0)
         uploaded = upload_once(bronze.bucket, landing, raw_dir, bronze.limits)
         uri = uri_of(bronze.bucket, uploaded)
+        if old := _other_source(landing, bronze):
+            what_next = what_to_do(landing, raw_dir, uri, bronze, "wait")
+            message = (
+                f"{landing.source_url} was read, and {bronze.dataset_id} was filled from {old}. "
+                f"{what_next} --new-source"
+            )
+            waiting = outcome_of(landing, "waiting", uri, message)
+            return replace(waiting, is_misdirected=True)
         progress(entity, "loading", 0)
         job = load_once(bronze.bigquery, bronze.dataset_id, uploaded, uri, bronze.limits)
         progress(entity, "recording", 0)
@@ -127,6 +142,15 @@ def misdirected(landing: Landing, raw_dir: Path, bronze: Bronze) -> Outcome | No
         f"They stay; finish with: {bronze.commands.resume_for(other)}"
     )
     return replace(outcome_of(landing, "waiting", file, message), is_misdirected=True)
+
+
+def _other_source(landing: Landing, bronze: Bronze) -> str | None:
+    """Return the API that the dataset was filled from before, if it is another one's landing."""
+    if landing.replayed_run_id:  # it is of a run that has been compared
+        return None
+    read_at = datetime.fromisoformat(landing.ingested_at)
+    source = source_of(landing.entity, landing.source_url)
+    return other_source(source, bronze, until=read_at)
 
 
 def what_to_do(

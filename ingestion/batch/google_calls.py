@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import google.auth.exceptions
@@ -77,10 +78,15 @@ def wait_for(job: Any, limits: Limits) -> None:
         pause = min(2 * pause, longest)
 
 
-def ask(client: bigquery.Client, sql: str, limits: Limits, **values: str) -> list[dict[str, Any]]:
-    """Return the rows of a query with its `@name`s, which are strings."""
+def ask(
+    client: bigquery.Client, sql: str, limits: Limits, **values: str | datetime
+) -> list[dict[str, Any]]:
+    """Return the rows of a query, with the values of its `@name`s."""
     parameters = [
-        bigquery.ScalarQueryParameter(name, "STRING", value) for name, value in values.items()
+        bigquery.ScalarQueryParameter(
+            name, "TIMESTAMP" if isinstance(value, datetime) else "STRING", value
+        )
+        for name, value in values.items()
     ]
     config = bigquery.QueryJobConfig(query_parameters=parameters)
     bounds = {**limits.of_bigquery(), "job_retry": None}

@@ -55,7 +55,7 @@ def upload_once(bucket: Bucket, landing: Landing, raw_dir: Path, limits: Limits)
         if landing.quarantine_path:
             _upload_quarantine(bucket, landing.quarantine_path, landing, raw_dir, limits)
             failpoint("quarantine-uploaded")
-        created = _create_once(bucket, file, landing.data_path, landing, limits)
+        created = _create_once(bucket, landing.data_path, file, landing, limits)
         if created.crc32c != landing.crc32c:
             raise _taken(created)
         uploaded = landing
@@ -96,7 +96,7 @@ def _upload_quarantine(
     crc32c = crc32c_of_file(file)
     read_at = re.sub(r"[^0-9TZ]", "", landing.ingested_at)
     for name in (path, path.replace("data.json", f"data-{read_at}.json")):
-        created = _create_once(bucket, file, name, landing, limits)
+        created = _create_once(bucket, name, file, landing, limits)
         if created.crc32c == crc32c:
             return
     raise _taken(created)
@@ -106,7 +106,7 @@ def _taken(blob: Blob) -> Rejected:
     return Rejected(f"gs://{blob.bucket.name}/{blob.name} holds something else")
 
 
-def _create_once(bucket: Bucket, file: Path, path: str, landing: Landing, limits: Limits) -> Blob:
+def _create_once(bucket: Bucket, path: str, file: Path, landing: Landing, limits: Limits) -> Blob:
     """Create an object of a file, and return it or the one that is there already."""
     size = file.stat().st_size
     chunk_bytes = UPLOAD_CHUNK_BYTES if size > UPLOAD_CHUNK_BYTES else None

@@ -430,7 +430,7 @@ def test_an_object_that_is_there_already_counts_as_ours_only_with_our_checksum(
     assert landing
     bucket = place.gcp.clients.storage.bucket(place.bucket_name)
     limits = Limits(60)
-    arguments = (bucket, place.raw_dir / landing.data_path, landing.data_path, landing, limits)
+    arguments = (bucket, landing.data_path, place.raw_dir / landing.data_path, landing, limits)
     created = upload._create_once(*arguments)
     # the answer to the first attempt was lost; the second meets 412
     assert upload._create_once(*arguments).generation == created.generation

@@ -104,14 +104,11 @@ def load_landing(landing: Landing, raw_dir: Path, bronze: Bronze, progress: Prog
         progress(entity, "uploading", 0)
         uploaded = upload_once(bronze.bucket, landing, raw_dir, bronze.limits)
         uri = uri_of(bronze.bucket, uploaded)
-        if old := _other_source(landing, bronze):
-            what_next = what_to_do(landing, raw_dir, uri, bronze, "wait")
-            message = (
-                f"{landing.source_url} was read, and {bronze.dataset_id} was filled from {old}. "
-                f"{what_next} --new-source"
-            )
-            waiting = outcome_of(landing, "waiting", uri, message)
-            return replace(waiting, is_misdirected=True)
+        if old := _other_source(uploaded, bronze):
+            message = f"{uploaded.source_url} was read, and {bronze.dataset_id} was filled from "
+            message += f"{old}. {what_to_do(landing, raw_dir, uri, bronze, 'wait')} --new-source"
+            outcome = outcome_of(uploaded, "waiting", uri, message)
+            return replace(outcome, is_misdirected=True)
         progress(entity, "loading", 0)
         job = load_once(bronze.bigquery, bronze.dataset_id, uploaded, uri, bronze.limits)
         progress(entity, "recording", 0)

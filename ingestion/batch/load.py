@@ -86,16 +86,9 @@ def load_once(
     return job
 
 
-def record_once(
-    client: bigquery.Client,
-    dataset_id: str,
-    landing: Landing,
-    uri: str,
-    load_job: bigquery.LoadJob,
-    limits: Limits,
-) -> None:
-    """Insert the row of `ingestion_runs` that says that `load_job` has loaded the object."""
-    row = {
+def manifest_row(landing: Landing, uri: str, load_job: bigquery.LoadJob) -> dict[str, Any]:
+    """Return the row of `ingestion_runs` for a landing that `load_job` has loaded."""
+    row: dict[str, Any] = {
         "run_id": landing.run_id,
         "entity": landing.entity,
         "object": uri,
@@ -110,6 +103,19 @@ def record_once(
     }
     if landing.replayed_run_id:  # else unnamed: a table made before this column takes the row too
         row["replayed_run_id"] = landing.replayed_run_id
+    return row
+
+
+def record_once(
+    client: bigquery.Client,
+    dataset_id: str,
+    landing: Landing,
+    uri: str,
+    load_job: bigquery.LoadJob,
+    limits: Limits,
+) -> None:
+    """Insert the row of `ingestion_runs` that says that `load_job` has loaded the object."""
+    row = manifest_row(landing, uri, load_job)
     schema = client.schema_from_json(str(SCHEMA_FOLDER / f"{MANIFEST_TABLE}.json"))
     config = bigquery.QueryJobConfig(
         query_parameters=[

@@ -16,7 +16,7 @@ bqemulator 1.4.0 accepts loads that BigQuery refuses, so a wrong pipeline could 
 
 Each one replaces a function inside bqemulator, which is why its version is pinned; a test shows
 each. DuckDB's spatial extension comes from its package, not from the network or from $HOME, and
-a statement is parsed once, not again for each of bqemulator's rewritings.
+a statement is parsed and translated once, not again for each of bqemulator's rewritings.
 """
 
 from __future__ import annotations
@@ -35,14 +35,21 @@ import duckdb
 from bqemulator.config import LogLevel, Settings
 from bqemulator.domain.errors import NotFoundError, ResourceRef, resource_already_exists
 from bqemulator.jobs import executor
+from bqemulator.scripting import interpreter
 from bqemulator.server import run_forever
+from bqemulator.sql.translator import SQLTranslator
 from bqemulator.storage.engine import DuckDBEngine
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.dialects.duckdb import DuckDB
 
 from ingestion.arguments import Parser, port
-from local_gcp.syntax_trees import generate_with_kept, parse_once
+from local_gcp.syntax_trees import (
+    generate_with_kept,
+    parse_once,
+    rewrite_table_refs_once,
+    translate_once,
+)
 
 # length of a partition decorator -> how DuckDB writes the partition of a time
 PARTITION_FORMATS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H"}
@@ -239,6 +246,9 @@ def make_strict() -> None:
         (DuckDBEngine, "_load_spatial", load_packaged_spatial),
         (Dialect, "parse", parse_once),
         (Dialect, "generate", generate_with_kept),
+        (SQLTranslator, "translate", translate_once),
+        (executor, "rewrite_table_refs", rewrite_table_refs_once),
+        (interpreter, "rewrite_table_refs", rewrite_table_refs_once),
     ):
         setattr(owner, name, replacement)
     # sqlglot is compiled, and asks for these alone

@@ -1,23 +1,30 @@
-"""Keep what sqlglot makes: bqemulator parses a statement sixteen times and writes it a few times.
+"""Keep what is made of a statement: bqemulator parses one sixteen times and writes it a few times.
 
 Most of its CPU went there. A copy of a tree costs a third of parsing, and the caller may change it.
 A new generator of DuckDB's SQL parses nineteen templates: more work than to write a statement.
+dbt sends the same statements build after build.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from functools import lru_cache
 from typing import Any
 
+from bqemulator.sql.table_rewriter import rewrite_table_refs
+from bqemulator.sql.translator import SQLTranslator
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.helper import name_sequence
 
 # a statement is rewritten in a few steps, each of which is a text of its own
 TREES_KEPT = 64
+# more than a build of the project sends
+TRANSLATIONS_KEPT = 512
 
 parse = Dialect.parse
 generate = Dialect.generate
+translate = SQLTranslator.translate
 # those that write nothing now, by dialect and options
 idle_generators: defaultdict[tuple[Any, ...], list[Any]] = defaultdict(list)
 
@@ -53,3 +60,20 @@ def generate_with_kept(dialect: Dialect, tree: Any, copy: bool = True, **options
     sql: str = generator.generate(tree, copy=copy)
     idle.append(generator)
     return sql
+
+
+@lru_cache(maxsize=TRANSLATIONS_KEPT)
+def _kept_translation(sql: str, schema: str, caller: Any) -> Any:
+    return translate(SQLTranslator(), sql, schema=json.loads(schema), caller=caller)
+
+
+def translate_once(
+    translator: SQLTranslator, sql: str, *, schema: Any = None, caller: Any = None, **context: Any
+) -> Any:
+    """Return what `SQLTranslator.translate` returns: it follows from the arguments alone."""
+    if context:
+        return translate(translator, sql, schema=schema, caller=caller, **context)
+    return _kept_translation(sql, json.dumps(schema), caller)
+
+
+rewrite_table_refs_once = lru_cache(maxsize=TRANSLATIONS_KEPT)(rewrite_table_refs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
+from bqemulator.row_access.identity import CallerIdentity
+from bqemulator.sql.translator import SQLTranslator
 from sqlglot import exp
 from sqlglot.dialects.bigquery import BigQuery
 from sqlglot.dialects.dialect import Dialect
@@ -12,7 +14,12 @@ from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import ErrorLevel, ParseError, UnsupportedError
 
 from local_gcp import syntax_trees
-from local_gcp.syntax_trees import generate_with_kept, parse_once
+from local_gcp.syntax_trees import (
+    _kept_translation,
+    generate_with_kept,
+    parse_once,
+    translate_once,
+)
 
 SQL = "select id, sum(price) as total from `a-project.gold_data.x` group by 1; select 2"
 
@@ -97,3 +104,17 @@ def test_a_generator_that_is_at_work_or_failed_is_not_used_again() -> None:
             generate_with_kept(Nesting(), "bad")
     assert generate_with_kept(Nesting(), "") == ""
     assert len(made) == 4
+
+
+def test_a_statement_is_translated_once_for_what_its_tables_and_its_caller_are() -> None:
+    translator = SQLTranslator()
+    sql = "select avg(price) as a, session_user() as u from x"
+    ann, bob = CallerIdentity("user:ann@x.org"), CallerIdentity("user:bob@x.org")
+    schemas = ({"x": {"price": "DECIMAL(38, 9)"}}, {"x": {"price": "DOUBLE"}}, None)
+    _kept_translation.cache_clear()
+    for _ in range(2):
+        for schema in schemas:
+            for caller in (ann, bob, None):
+                expected = SQLTranslator.translate(translator, sql, schema=schema, caller=caller)
+                assert translate_once(translator, sql, schema=schema, caller=caller) == expected
+    assert _kept_translation.cache_info().hits == _kept_translation.cache_info().misses == 9

@@ -26,6 +26,8 @@ os.environ.update([FAILPOINTS_ARMED])
 for name in environment_of(Path(), dict.fromkeys(PORTS, 0)):
     os.environ.pop(name, None)
 os.environ.update(proxy_exemptions(os.environ))
+# else each of the processes that they start compiles the project anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # the same examples in every run, however long a busy machine takes for them
 settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -546,7 +546,7 @@ def ending_of(error: Exception, args: argparse.Namespace) -> tuple[int, str]:
             )
         case DamagedBatchError():
             return 1, (
-                f"{error}, and the state counts on the missing ones. Move it away and type "
+                f"{error}, and the state counts on all of them. Move it away and type "
                 f"'{begin_anew}': the new snapshot of all carts makes up for them."
             )
         case LeaseHeldError() | LeaseLostError() | BucketUnreachableError():

@@ -163,10 +163,12 @@ def end_last_line(path: Path) -> None:
         _fsync(file)
 
 
-def move_file(path: Path, target: Path) -> None:
-    """Rename a file within its folder, durably; what lay at `target` is replaced."""
+def set_aside(path: Path) -> Path:
+    """Keep what lies at `path` under another name, where an older one goes; return that name."""
+    target = path.with_name(f"{path.stem}.replaced{path.suffix}")
     _rename(path, target)
     _fsync_folder(path.parent)
+    return target
 
 
 def make_folder(folder: Path) -> None:
@@ -271,6 +273,9 @@ def _rename(path: Path, target: Path) -> None:
             if time.monotonic() >= end:
                 raise
             time.sleep(0.05)
+        except OSError as error:
+            # what is in the way lies at the target
+            raise OSError(error.errno, error.strerror, str(target)) from None
         else:
             return
 

@@ -336,7 +336,7 @@ def test_a_damaged_outbox_stops_the_script_with_what_to_do(
 ) -> None:
     run_stage(tmp_path, source.url, "--once", "--local-only", env={"FAILPOINT": "published-torn"})
     (batch,) = outbox(tmp_path)
-    batch.write_bytes(batch.read_bytes()[:-9])
+    batch.write_bytes(batch.read_bytes()[:-99])
     ended = run_stage(tmp_path, source.url, "--once", "--local-only")
     assert ended.code == 1
     assert "6 of 7 events" in ended.log

@@ -9,20 +9,26 @@ whose original may have gone on, can be told from one that was moved.
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from msgspec.structs import replace
+from xxhash import xxh3_128_hexdigest
 
+from ingestion.carts.event_batch import GENERATION
 from ingestion.carts.event_store import Position
 from ingestion.carts.state import StateError
-from ingestion.durable_files import identity_of, replace_file, temporary_of
+from ingestion.durable_files import identity_of, replace_file, set_aside, temporary_of
 
-_GENERATION = re.compile(r"(\d{8}T\d{6})(\d{3})Z-[0-9a-f]{8}")
+log = logging.getLogger(__name__)
+
+_GENERATION = re.compile(r"(\d{8})T(\d{9})Z-[0-9a-f]{8}")
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,23 +48,25 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """All batches of `generation` up to number `batch` have left; none of a newer one exists.
 
     What was published after `published` belongs to the oldest batch of the outbox, or to older
-    generations. `file` is the identity of the file that this was written to; it is no part of
-    what is read.
+    generations. `file` is the identity of the file that this was written to, and `checksum` that
+    of all the rest, empty in a file of before; they are no part of what is read.
     """
 
     format: int = 1
     binding: Binding
-    generation: str
+    generation: Annotated[str, msgspec.Meta(pattern=f"^{GENERATION}$")]
     batch: int
     published: Position
     file: str = ""
+    checksum: str = ""
 
 
 class CheckpointFile:
     """The checkpoint of one events folder, as it was last read or written.
 
     `copied_from` names the file that it was written to, where it was read from another one; it
-    stays so until the next generation begins.
+    stays so until the next generation begins. So does `is_damaged`: a file lies here that nobody
+    can read.
     """
 
     def __init__(self, events_folder: Path) -> None:
@@ -66,23 +74,33 @@ class CheckpointFile:
         self.path = events_folder / "checkpoint.json"
         self.current: Checkpoint | None = None
         self.copied_from = ""
+        self.is_damaged = False
 
-    def load(self) -> None:
-        """Read the checkpoint, where there is one; StateError where it cannot be read."""
-        self.current, self.copied_from = None, ""
+    def load(self, *, ignores_damage: bool = False) -> None:
+        """Read the checkpoint, where there is one; StateError where it cannot be read.
+
+        With `ignores_damage` it is as if there were none, and what lies here is kept.
+        """
+        self.current, self.copied_from, self.is_damaged = None, "", False
         try:
-            found = msgspec.json.decode(self.path.read_bytes(), type=Checkpoint)
+            found = _decode(self.path.read_bytes())
         except FileNotFoundError:
             return
         except ValueError as error:
+            if ignores_damage:
+                self.is_damaged = True
+                return
             raise StateError(f"{self.path} cannot be used: {error}. Nothing was changed.") from None
         if identity_of(self.path) not in ("", found.file):
             self.copied_from = found.file
-        self.current = replace(found, file="")
+        self.current = replace(found, file="", checksum="")
 
     def begin(self, binding: Binding, generation: str, published: Position) -> None:
         """Make a generation known before its first event is."""
-        self.copied_from = ""
+        if self.is_damaged:
+            target = set_aside(self.path)
+            log.warning("the damaged checkpoint was set aside: file=%s", target)
+        self.copied_from, self.is_damaged = "", False
         self._save(Checkpoint(binding=binding, generation=generation, batch=0, published=published))
 
     def advance(self, generation: str, batch: int, published: Position) -> None:
@@ -96,10 +114,23 @@ class CheckpointFile:
     def _save(self, checkpoint: Checkpoint) -> None:
         def blocks() -> Iterator[bytes]:
             file = self.copied_from or identity_of(temporary_of(self.path))
-            yield msgspec.json.encode(replace(checkpoint, file=file)) + b"\n"
+            named = replace(checkpoint, file=file)
+            yield msgspec.json.encode(replace(named, checksum=_checksum_of(named))) + b"\n"
 
         replace_file(self.path, blocks(), "checkpoint")
         self.current = checkpoint
+
+
+def _decode(content: bytes) -> Checkpoint:
+    """Return a checkpoint; ValueError where it is not what was written."""
+    found = msgspec.json.decode(content, type=Checkpoint)
+    if found.checksum not in ("", _checksum_of(replace(found, checksum=""))):
+        raise ValueError("its checksum does not fit its content")
+    return found
+
+
+def _checksum_of(checkpoint: Checkpoint) -> str:
+    return xxh3_128_hexdigest(msgspec.json.encode(checkpoint))
 
 
 def generation_after(moment: datetime, newest: str) -> str:
@@ -108,8 +139,10 @@ def generation_after(moment: datetime, newest: str) -> str:
     It is named for the moment, unless a clock that was ahead has named `newest`.
     """
     utc = moment.astimezone(UTC)
+    day, time = f"{utc:%Y%m%d}", f"{utc:%H%M%S}{utc.microsecond // 1000:03d}"
     seen = _GENERATION.fullmatch(newest)
-    if seen:
-        named = datetime.strptime(seen[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-        utc = max(utc, named + timedelta(milliseconds=int(seen[2]) + 1))
-    return f"{utc:%Y%m%dT%H%M%S}{utc.microsecond // 1000:03d}Z-{secrets.token_hex(4)}"
+    if seen and seen.groups() >= (day, time):
+        # as a number, because a damaged digit makes it no moment of any calendar
+        following = f"{int(seen[1] + seen[2]) + 1:017d}"
+        day, time = following[:8], following[8:]
+    return f"{day}T{time}Z-{secrets.token_hex(4)}"

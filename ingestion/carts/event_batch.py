@@ -1,6 +1,7 @@
 """A batch: the events of one poll, a file of the outbox.
 
-events/outbox/{generation}.{number}.jsonl   a header line, then one CloudEvents document a line
+events/outbox/{generation}.{number}.jsonl   a header line, then one CloudEvents document a line,
+                                            then {"checksum":"..."} of all of them
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import msgspec
+from xxhash import xxh3_128
 
 from ingestion.carts.changes import Event
 from ingestion.durable_files import read_lines, replace_file
@@ -20,6 +22,7 @@ from ingestion.durable_files import read_lines, replace_file
 # UTC start to the millisecond, and a random suffix: later ones sort later
 GENERATION = r"[0-9]{8}T[0-9]{9}Z-[0-9a-f]{8}"
 
+_CHECKSUM = b'{"checksum":"'
 _FILE_NAME = re.compile(rf"({GENERATION})\.([0-9]{{10}})\.jsonl")
 
 
@@ -34,14 +37,20 @@ class BatchHeader(msgspec.Struct, frozen=True):
 
 
 class DamagedBatchError(Exception):
-    """A batch has fewer events than its header says, or no header; the message says which."""
+    """A batch is not what was written; the message says which, and what is wrong with it."""
 
 
 class _Known(msgspec.Struct):
     id: str
 
 
+class _Keyed(msgspec.Struct):
+    id: str
+    partitionkey: str
+
+
 _decode_id = msgspec.json.Decoder(_Known).decode
+_decode_keyed = msgspec.json.Decoder(_Keyed).decode
 _decode_event = msgspec.json.Decoder(Event).decode
 
 
@@ -69,22 +78,45 @@ class Batch:
         expected = self.header().events
         count = 0
         for line in islice(read_lines(self.path), 1, None):
+            if line.startswith(_CHECKSUM):
+                break
             count += 1
             yield line
         if count != expected:
             raise DamagedBatchError(f"{self.path} has {count} of {expected} events")
 
-    def is_whole(self) -> bool:
-        """Tell whether all events are there that the header promises."""
-        try:
-            deque(self.documents(), maxlen=0)
-        except DamagedBatchError:
-            return False
-        return True
+    def identified(self) -> Iterator[tuple[str, bytes]]:
+        """Yield each event's id with its document; DamagedBatchError where a line is no event."""
+        for document in self.documents():
+            try:
+                event_id = _decode_keyed(document).id
+            except ValueError:
+                raise self._line_is_no_event() from None
+            yield event_id, document
+
+    def check(self) -> None:
+        """Raise DamagedBatchError unless this is what was written.
+
+        A batch that an older version wrote has no checksum: its events are counted and read.
+        """
+        checksum = xxh3_128()
+        for line in read_lines(self.path):
+            if line.startswith(_CHECKSUM):
+                if line != _checksum_line(checksum.hexdigest()):
+                    raise DamagedBatchError(f"{self.path} does not fit its checksum")
+                break
+            checksum.update(line + b"\n")
+        deque(self.identified(), maxlen=0)
 
     def events(self) -> Iterator[Event]:
-        """Yield the events decoded."""
-        return map(_decode_event, self.documents())
+        """Yield the events decoded; DamagedBatchError where a line is none."""
+        try:
+            yield from map(_decode_event, self.documents())
+        except ValueError:
+            raise self._line_is_no_event() from None
+
+    def _line_is_no_event(self) -> DamagedBatchError:
+        return DamagedBatchError(f"{self.path} has a line that is no event")
 
 
 def batch_at(path: Path) -> Batch | None:
@@ -96,7 +128,8 @@ def batch_at(path: Path) -> Batch | None:
 def write_batch(folder: Path, header: BatchHeader, documents: Iterable[bytes]) -> Batch:
     """Make the events of a poll durable, all at once."""
     path = folder / f"{header.generation}.{header.number:010d}.jsonl"
-    replace_file(path, in_blocks(chain([msgspec.json.encode(header)], documents)), "batch")
+    lines = chain([msgspec.json.encode(header)], documents)
+    replace_file(path, _sealed(in_blocks(lines)), "batch")
     return Batch(path, header.generation, header.number)
 
 
@@ -115,3 +148,16 @@ def in_blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
     source = iter(lines)
     while block := list(islice(source, 1000)):
         yield b"\n".join(block) + b"\n"
+
+
+def _sealed(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the blocks, and at the end a line with their checksum."""
+    checksum = xxh3_128()
+    for block in blocks:
+        checksum.update(block)
+        yield block
+    yield _checksum_line(checksum.hexdigest()) + b"\n"
+
+
+def _checksum_line(checksum: str) -> bytes:
+    return _CHECKSUM + checksum.encode() + b'"}'

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from ingestion.carts.checkpoint import Binding, Checkpoint
-from ingestion.carts.event_batch import Batch
+from ingestion.carts.event_batch import Batch, DamagedBatchError
 from ingestion.carts.outbox import EventFolder
 from ingestion.carts.recovery import (
     OLD_COPY,
@@ -44,7 +45,7 @@ def load(
     With `ignores_state` a new snapshot is to be taken, whatever the state says. Events that still
     wait for another destination must not go to this one: WaitsForAnotherError.
     """
-    events.checkpoint.load()
+    events.checkpoint.load(ignores_damage=ignores_state)
     if not ignores_state:
         state.load()
         if state.header and not events.newest_generation():
@@ -99,12 +100,7 @@ def recover(
         found = reconcile(state.header, checkpoint, outbox.batches())
     for batch in found.published:
         outbox.remove(batch, replica)
-    unapplied = found.unapplied
-    if unapplied and not unapplied[-1].is_whole():
-        # only a disk that lost what it had promised does this; the batch was in no state yet,
-        # so nothing of it has left, and the next poll finds its changes again
-        log.warning("dropped a damaged batch that was in no state batch=%s", unapplied[-1].path)
-        unapplied.pop().path.unlink()
+    unapplied = _check_batches(outbox.batches(), found.unapplied)
     for batch in unapplied:
         _adopt(batch, state, binding)
         replica.commit(batch, is_state_saved=True)
@@ -147,6 +143,22 @@ def _check_that_nothing_newer_left(
         sequence > known.get(cart_id, "") for cart_id, sequence in highest.items()
     ):
         raise StateError(f"{state.path} does not know the last events: {OLD_COPY}")
+
+
+def _check_batches(pending: Sequence[Batch], unapplied: Sequence[Batch]) -> Sequence[Batch]:
+    """Return those that the state lacks; DamagedBatchError where one is not what was written."""
+    for batch in pending:
+        try:
+            batch.check()
+        except DamagedBatchError:
+            if not unapplied or batch.path != unapplied[-1].path:
+                raise
+            # only a disk that lost what it had promised does this; the batch was in no state yet,
+            # so nothing of it has left, and the next poll finds its changes again
+            log.warning("dropped a damaged batch that was in no state batch=%s", batch.path)
+            batch.path.unlink()
+            return unapplied[:-1]
+    return unapplied
 
 
 def _adopt(batch: Batch, state: StateFile, binding: Binding) -> None:

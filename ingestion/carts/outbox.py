@@ -23,7 +23,6 @@ from ingestion.carts.event_batch import (
     BatchHeader,
     DamagedBatchError,
     batch_at,
-    event_id_of,
     write_batch,
 )
 from ingestion.carts.event_store import EventStore, Position
@@ -75,7 +74,7 @@ class Outbox:
         totals = PublishTotals()
         for batch in self.batches():
             settled = self._settled(batch)
-            pending = (each for each in batch.documents() if event_id_of(each) not in settled)
+            pending = (event for event_id, event in batch.identified() if event_id not in settled)
             for events in rounds(pending):
                 result = publish_round(events, replica.publish_deadline())
                 self._store.settle(result)
@@ -104,7 +103,7 @@ class Outbox:
         if not settled:
             return settled
         try:
-            return settled.intersection(map(event_id_of, batch.documents()))
+            return settled.intersection(event_id for event_id, _ in batch.identified())
         except DamagedBatchError:
             return set()
 

@@ -34,7 +34,7 @@ from ingestion.carts.state import (
     read_index,
     save_state,
 )
-from ingestion.durable_files import move_file, replace_file
+from ingestion.durable_files import replace_file, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,7 @@ class StateFile:
         """Rename what lies here and is not gone on with; an older one of that name goes."""
         if not self.path.exists():
             return
-        target = self.path.with_name(f"{self.path.stem}.replaced{self.path.suffix}")
-        move_file(self.path, target)
+        target = set_aside(self.path)
         log.warning("the state of before was set aside: file=%s", target)
         self._seen = self._identity()
 

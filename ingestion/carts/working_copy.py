@@ -46,14 +46,16 @@ class WorkingCopy:
 
     def claim(self, binding: Binding) -> None:
         """Raise ConfigurationError where a state lies here that is no copy of the bucket's."""
-        checkpoint = self.checkpoint()
-        if checkpoint and checkpoint.binding.state_file == binding.state_file:
+        file = CheckpointFile(self.events_dir)
+        file.load(ignores_damage=True)
+        if file.current and file.current.binding.state_file == binding.state_file:
             return
-        if checkpoint or self.state_file.exists() or any(map(batch_at, self._outbox.glob("*"))):
+        is_used = file.current or file.is_damaged or self.state_file.exists()
+        if is_used or any(map(batch_at, self._outbox.glob("*"))):
             raise ConfigurationError(
                 f"{self.state_file} and {self.events_dir} hold a state that is no working copy of "
-                f"{binding.state_file}: give this run a --state-file and an --events-dir of its "
-                f"own."
+                f"{binding.state_file}, or a damaged one: give this run a --state-file and an "
+                f"--events-dir of its own, or move them away."
             )
 
     def checkpoint(self) -> Checkpoint | None:
@@ -120,7 +122,7 @@ class WorkingCopy:
         # were the clocks to differ by more, it would leave once more
         day = day_before(batch.header().observed_at)
         self.write_checkpoint(head.checkpoint, Position(day))
-        ids = set(map(event_id_of, batch.documents()))
+        ids = {event_id for event_id, _ in batch.identified()}
         here = _those_of(ids, self._store.published_since(Position(day)))
         names = objects.names("published/", f"published/{day}")
         found = (objects.read(name) for name in names if f"/{label_of(batch)}." in name)

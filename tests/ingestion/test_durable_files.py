@@ -114,3 +114,10 @@ def test_a_last_line_that_lacks_its_newline_only_is_whole(tmp_path: Path) -> Non
     assert list(read_lines(file)) == [b'{"a":1}', b'{"b":2}']
     append_lines(file, [b'{"c":3}'], "any")
     assert file.read_bytes() == b'{"a":1}\n{"b":2}\n{"c":3}\n'
+
+
+def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file.json").mkdir()
+    with pytest.raises(OSError, match=r"directory: '.*/file\.json'$"):
+        replace_file(tmp_path / "file.json", [b"{}"], "state")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file.json"]

@@ -445,7 +445,7 @@ def test_an_emptied_bucket_is_told_and_the_disk_still_knows_what_was_begun(
     # as a poller whose clock was ahead had begun it
     checkpoint = pollers.folder / "a" / "events" / "checkpoint.json"
     lost = json.loads(checkpoint.read_bytes())
-    lost["generation"] = "20991122T100000000Z-00000000"
+    lost |= {"generation": "20991122T100000000Z-00000000", "checksum": ""}
     checkpoint.write_text(json.dumps(lost))
     for name in pollers.names():
         pollers.bucket.blob(name).delete(timeout=10)

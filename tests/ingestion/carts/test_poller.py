@@ -320,9 +320,10 @@ def test_a_damaged_batch_that_was_in_no_state_has_not_happened(world: World) -> 
 def test_a_damaged_batch_that_the_state_knows_stops_the_totals(world: World) -> None:
     world.poll(cart(1), cart(2))
     cut_last_line(outbox(world.folder)[-1])
-    world.restart()
     with pytest.raises(DamagedBatchError, match="1 of 2 events"):
         world.publish()
+    with pytest.raises(DamagedBatchError, match="1 of 2 events"):
+        world.restart()
 
 
 def test_an_old_copy_of_the_state_is_noticed_by_what_waits(world: World) -> None:
@@ -473,4 +474,4 @@ def dead_letters(world: World) -> list[Document]:
 
 
 def cut_last_line(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-30])
+    path.write_bytes(path.read_bytes()[:-100])

@@ -445,6 +445,8 @@ def test_generations_sort_as_they_were_made() -> None:
     fourth = generation_after(START + timedelta(days=1), third)
     assert first < second < third < fourth
     assert generation_after(START, "no generation") < second
+    damaged = "20269922T106001999Z-00000000"
+    assert damaged < generation_after(START, damaged) < "20269922T106003"
 
 
 class Operator:

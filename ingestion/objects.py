@@ -170,18 +170,23 @@ class ObjectFolder:
         return written
 
     def download(self, stored: StoredObject, file: Path) -> None:
-        """Write an object into `file`; FileNotFoundError where it has gone."""
+        """Write an object into `file`; FileNotFoundError where it has gone or is another."""
         file.parent.mkdir(parents=True, exist_ok=True)
+        blob = self._blob(stored.name)
         with file.open("wb") as content, self._reaching():
             passed = _Passed(content, self._go_on)
             try:
-                self._blob(stored.name).download_to_file(
+                blob.download_to_file(
                     passed, checksum="crc32c", **self._patience.bounds(stored.size)
                 )
+                if (passed.size, passed.crc32c) == (stored.size, stored.crc32c):
+                    return
+                blob.reload(**self._patience.bounds())
             except exceptions.NotFound:
                 raise FileNotFoundError(f"{self.url}{stored.name} has gone") from None
-        if (passed.size, passed.crc32c) != (stored.size, stored.crc32c):
-            raise BucketUnreachableError(f"{self.url}{stored.name} did not arrive whole")
+        if (blob.size, blob.crc32c) != (stored.size, stored.crc32c):
+            raise FileNotFoundError(f"{self.url}{stored.name} is not what was written there")
+        raise BucketUnreachableError(f"{self.url}{stored.name} did not arrive whole")
 
     def names(self, folder: str, start: str = "") -> list[str]:
         """Return the names that begin with `folder`, in order, from `start` on."""

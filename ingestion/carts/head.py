@@ -182,7 +182,9 @@ class HeadLease:
         except msgspec.DecodeError as error:
             raise BucketRefusedError(
                 f"{self._objects.url}{HEAD_NAME} is not a head: {error}. "
-                "Nothing was changed. Put an older version of it back."
+                "Nothing was changed. Put an older version of it back, or move it away: the next "
+                "run then takes a new snapshot of all carts, which supersedes what was published "
+                "before."
             ) from None
         if head.format != FORMAT:
             raise BucketRefusedError(

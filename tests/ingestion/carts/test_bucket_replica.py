@@ -438,6 +438,50 @@ def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers, mem
     check_guarantees(pollers.pubsub.documents, pollers.source)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b'{"format":1,"epo', b"null", b'{"format":1,"epoch":"?"}']
+)
+def test_a_damaged_head_is_put_back_or_moved_away(pollers: BucketPollers, content: bytes) -> None:
+    pollers.poll("a")
+    head = pollers.bucket.blob("near_realtime/head.json")
+    kept = head.download_as_bytes(timeout=10)
+    pollers.source.put(1, (9, 9))
+    for way_out in (lambda: head.upload_from_string(kept, timeout=10), head.delete):
+        head.upload_from_string(content, timeout=10)
+        for flags in ((), ("--new-snapshot",)):
+            stopped = pollers.poll("b", *flags)
+            assert stopped.end() == 1
+            assert "Put an older version of it back, or move it away" in stopped.log()
+        way_out()
+        assert pollers.poll("b").end() == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+def test_a_state_object_that_is_another_stops_the_poll(pollers: BucketPollers) -> None:
+    pollers.poll("a")
+    (name,) = pollers.names("state/")
+    pollers.bucket.blob(name).upload_from_string("{}", timeout=10)
+    pollers.source.put(1, (9, 9))
+    stopped = pollers.poll("b")
+    assert stopped.end() == 1
+    assert "is not what was written there" in stopped.log()
+    assert "--new-snapshot" in stopped.log()
+    assert pollers.poll("b", "--new-snapshot").end() == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+def test_a_damaged_working_copy_is_moved_away_or_left(pollers: BucketPollers) -> None:
+    pollers.poll("a")
+    (pollers.folder / "a" / "events" / "checkpoint.json").write_bytes(b"")
+    pollers.source.put(1, (9, 9))
+    stopped = pollers.poll("a")
+    assert stopped.end() == 2
+    assert "--events-dir of its own, or move them away" in stopped.log()
+    pollers.lose("a")
+    assert pollers.poll("a").end() == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
 def test_an_emptied_bucket_is_told_and_the_disk_still_knows_what_was_begun(
     pollers: BucketPollers,
 ) -> None:

@@ -279,10 +279,10 @@ def gate_deletions(
     cart that comes back in between is not deleted, and one that goes missing later waits for its
     own turn.
     """
-    if accept or not _is_mass_loss(len(missing), known_count):
+    if accept or not is_mass_loss(len(missing), known_count):
         return missing, HeldDeletions()
     agreed = missing.intersection(held.cart_ids) if held.polls else missing
-    if not _is_mass_loss(len(agreed), known_count):
+    if not is_mass_loss(len(agreed), known_count):
         agreed, held = missing, HeldDeletions()
     # a clock that has been set back since begins to count the time anew
     since = min(held.since or moment, moment)
@@ -292,5 +292,6 @@ def gate_deletions(
     return frozenset(), HeldDeletions(held.polls + 1, tuple(sorted(agreed)), since)
 
 
-def _is_mass_loss(missing_count: int, known_count: int) -> bool:
+def is_mass_loss(missing_count: int, known_count: int) -> bool:
+    """Tell whether so many of the known carts are missing that it may be the source's fault."""
     return missing_count > GATE_CARTS and missing_count > GATE_SHARE * known_count

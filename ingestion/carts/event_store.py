@@ -141,6 +141,10 @@ class EventStore:
                 newest = max(newest, _decode_addressed(document).generation)
         return newest
 
+    def all_events(self) -> Iterator[bytes]:
+        """Yield all that lies here of what was acknowledged or rejected."""
+        return chain(self.published_since(Position()), self._dead_events())
+
     def dead_letter_files(self) -> list[Path]:
         """Return the files of dead letters, oldest first."""
         return sorted(self.dead_letters.glob(_DAYS))

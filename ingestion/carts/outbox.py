@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 from ingestion.carts.checkpoint import CheckpointFile
@@ -28,6 +29,7 @@ from ingestion.carts.event_batch import (
 from ingestion.carts.event_store import EventStore, Position
 from ingestion.carts.publishing import PublishRound, PublishTotals, rounds
 from ingestion.carts.replica import Replica
+from ingestion.carts.superseding import KnownBefore, carts_told_by
 from ingestion.durable_files import failpoint
 
 log = logging.getLogger(__name__)
@@ -128,3 +130,11 @@ class EventFolder:
         if self.checkpoint.current:
             seen.append(self.checkpoint.current.generation)
         return max(seen)
+
+    def known_before(self, source: str) -> KnownBefore | None:
+        """Return the carts that the events here add up to, or None where they do not tell.
+
+        Asked when a generation begins and no state of before can be read.
+        """
+        waiting = chain.from_iterable(batch.documents() for batch in self.outbox.batches())
+        return carts_told_by(chain(self.store.all_events(), waiting), source)

@@ -46,6 +46,7 @@ from ingestion.carts.state import (
     read_sequences_of_deleted,
 )
 from ingestion.carts.state_file import StateFile
+from ingestion.carts.superseding import check_nothing_vanishes
 from ingestion.json_array import BadAnswer
 from ingestion.redaction import redact
 from ingestion.source import Answer
@@ -138,7 +139,13 @@ class Poller:
             self._replica.commit(None, is_state_saved=False)
             return PollResult(False, self._state.header.cart_count if self._state.header else 0)
         findings = self._find(fetched.reading, fetched)
-        header = self._state.header or self._begin_generation(fetched, findings)
+        header = self._state.header
+        if header is None:
+            if not self._rules.accept_deletes:
+                source = self._binding.source
+                before = self._state.known_before(source) or self._events.known_before(source)
+                check_nothing_vanishes(before, fetched.reading.fresh)
+            header = self._begin_generation(fetched, findings)
         bad = self._quarantine(fetched.reading.bad, header.quarantined)
         batch = None
         if findings.comparison.changes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,7 @@ from ingestion.carts.state import (
     read_index,
     save_state,
 )
+from ingestion.carts.superseding import KnownBefore
 from ingestion.durable_files import replace_file, set_aside
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,24 @@ class StateFile:
         except (OSError, ValueError, CorruptStateError):
             return ""
         return generation if re.fullmatch(GENERATION, generation) else ""
+
+    def known_before(self, source: str) -> KnownBefore | None:
+        """Return the carts of a state that is not gone on with; None where it tells nothing.
+
+        Of one in a bucket whose object has gone, the header tells how many there were.
+        """
+        elsewhere = self._replica.state_elsewhere()
+        header = elsewhere.header if elsewhere else None
+        cart_ids = None
+        with suppress(CorruptStateError, StateError, OSError):
+            if elsewhere:
+                self._replica.fetch_state()
+                self._seen = self._identity()
+            header = load_header(self.path)
+            cart_ids = read_index(self.path).values()
+        if header is None or header.source != source:
+            return None
+        return KnownBefore(header.cart_count, cart_ids)
 
     def set_aside(self) -> None:
         """Rename what lies here and is not gone on with; an older one of that name goes."""

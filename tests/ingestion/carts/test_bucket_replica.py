@@ -470,6 +470,26 @@ def test_a_state_object_that_is_another_stops_the_poll(pollers: BucketPollers) -
     check_guarantees(pollers.pubsub.documents, pollers.source)
 
 
+@pytest.mark.parametrize("lost", ["the disk", "the state object"])
+def test_a_new_snapshot_of_a_shrunken_answer_is_refused_in_a_bucket_too(
+    pollers: BucketPollers, lost: str
+) -> None:
+    pollers.poll("a")
+    whole = dict(pollers.source.carts)
+    for cart_id in (1, 2, 3):
+        del pollers.source.carts[cart_id]
+    if lost == "the state object":
+        pollers.bucket.blob(*pollers.names("state/")).delete(timeout=10)
+    before = head_of(pollers)["state"]
+    stopped = refused(pollers, "b", "--new-snapshot", bucket=pollers.bucket.name)
+    assert stopped.code == 1
+    assert "lacks 3 of the 5 carts" in stopped.log
+    assert head_of(pollers)["state"] == before
+    pollers.source.carts = whole
+    assert refused(pollers, "b", "--new-snapshot", bucket=pollers.bucket.name).code == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
 def test_a_damaged_working_copy_is_moved_away_or_left(pollers: BucketPollers) -> None:
     pollers.poll("a")
     (pollers.folder / "a" / "events" / "checkpoint.json").write_bytes(b"")

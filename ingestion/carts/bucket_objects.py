@@ -21,7 +21,7 @@ from ingestion.carts.publishing import RoundResult
 from ingestion.durable_files import failpoint
 from ingestion.objects import ObjectFolder
 
-_GENERATION = re.compile(GENERATION)
+_LABEL = re.compile(rf"{GENERATION}\.[0-9]{{10}}")
 
 
 class ObjectNames:
@@ -126,18 +126,21 @@ class Garbage:
         self.delete(name for name in found if name not in named and _epoch_of(name) <= epoch)
 
 
-def newest_generation(objects: ObjectFolder) -> str | None:
-    """Return the newest generation of which anything lies in the bucket."""
+def newest_generation(objects: ObjectFolder) -> str:
+    """Return the newest generation of which anything lies in the bucket; empty without any."""
     names = [*objects.names("published/"), *objects.names("outbox/")]
-    generations = {name.rpartition("/")[2].partition(".")[0] for name in names}
-    return max(filter(_GENERATION.fullmatch, generations), default=None)
+    return max(map(_label_in, names), default="").partition(".")[0]
 
 
-def newest_label(objects: ObjectFolder, generation: str, since: str) -> str:
+def newest_label(objects: ObjectFolder, since: str) -> str:
     """Return the label of the newest batch of which anything was published on `since` or later."""
-    names = objects.names("published/", f"published/{since}")
-    labels = (".".join(name.rpartition("/")[2].split(".")[:2]) for name in names)
-    return max((each for each in labels if each.startswith(generation)), default="")
+    return max(map(_label_in, objects.names("published/", f"published/{since}")), default="")
+
+
+def _label_in(name: str) -> str:
+    """Return of which batch an object is; empty where it is of none, as that of a replay."""
+    label = ".".join(name.rpartition("/")[2].split(".")[:2])
+    return label if _LABEL.fullmatch(label) else ""
 
 
 def _epoch_of(name: str) -> int:

@@ -33,7 +33,7 @@ from ingestion.carts.bucket_objects import (
     newest_label,
 )
 from ingestion.carts.checkpoint import Binding
-from ingestion.carts.event_batch import Batch
+from ingestion.carts.event_batch import Batch, format_time
 from ingestion.carts.head import Head, HeadLease, PendingBatch
 from ingestion.carts.lease_errors import LeaseLostError
 from ingestion.carts.publishing import RoundResult
@@ -64,6 +64,9 @@ BUCKET_STEPS = (
 )
 # a head is written with every swap, so that a longer header stays with its state
 MAX_HEADER_BYTES = 100_000
+# after so long without a good poll an unchanged one asks, too, whether its head is the newest: one
+# that somebody has put back is old, and to ask at each poll would be a call more
+LOOK_SECONDS = 900.0
 # a round ends so long before the lease does, as a share of what is left of it
 ROUND_SHARE = 0.8
 
@@ -137,10 +140,17 @@ class BucketReplica(Replica):
             raise StateError(f"{error}. Nothing was changed.") from None
         self._elsewhere = None
 
+    def newest_generation(self) -> str:
+        """Return the newest generation of which anything lies in the bucket."""
+        return newest_generation(self._objects)
+
     def commit(self, batch: Batch | None, *, is_state_saved: bool) -> None:
         """Write batch and state, and swap the head; the time of a poll alone goes with the next."""
         self._is_committed = False
+        before = self._lease.head.last_good_poll
         self._note_good_poll(self._copy.last_good_poll())
+        if batch or is_state_saved or _is_long(before, self._noted["last_good_poll"]):
+            self._check_that_head_is_newest(batch)
         if batch or is_state_saved:
             self._lease.swap(**self._written(batch, is_state_saved=is_state_saved))
             self._elsewhere = None
@@ -208,7 +218,7 @@ class BucketReplica(Replica):
     def _rebuild(self, head: Head, *, is_new: bool) -> None:
         self._gone = self._copy.rebuild(head, self._objects, is_new=is_new)
         if not head.checkpoint:
-            self._copy.begin_anew(self._binding, newest_generation(self._objects))
+            self._copy.begin_anew(self._binding, self.newest_generation())
         if is_new:
             letters = self._copy.rebuild_dead_letters(head, self._objects)
             acknowledged = self._copy.exchange_published(head, self._objects)
@@ -229,7 +239,6 @@ class BucketReplica(Replica):
         _write_quarantine(self._copy, self._objects, self._names)
         changes: dict[str, Any] = {"checkpoint": self._copy.checkpoint()}
         if batch:
-            _check_that_head_is_newest(self._lease.head, batch, self._objects)
             name = f"outbox/{label_of(batch)}.{self._names.unique()}.jsonl"
             stored = self._objects.upload_once(name, batch.path)
             pending = PendingBatch(batch.path.name, batch.header().events, stored)
@@ -244,6 +253,17 @@ class BucketReplica(Replica):
             changes |= {**self._noted, **_told_of(header), "state": stored}
             failpoint("state-uploaded")
         return changes
+
+    def _check_that_head_is_newest(self, batch: Batch | None) -> None:
+        """Raise StateError where the bucket has published more than its head knows.
+
+        What was published since the state was saved is looked at, however many quiet days ago.
+        """
+        head = self._lease.head
+        saved = min(head.header.observed_at, format_time(datetime.now(UTC))) if head.header else ""
+        newest = newest_label(self._objects, day_before(saved))
+        if newest >= label_of(batch) if batch else newest > head.newest_label():
+            raise StateError(f"{self._objects.url}head.json is not the newest: {OLD_COPY}")
 
     def _note_good_poll(self, observed_at: str | None) -> None:
         self._noted = {"last_good_poll": _latest(observed_at, self._noted, self._lease.head)}
@@ -267,16 +287,17 @@ def open_bucket(
     return BucketReplica(objects, lease, WorkingCopy(state_file, events_dir), binding)
 
 
-def _check_that_head_is_newest(head: Head, batch: Batch, objects: ObjectFolder) -> None:
-    """Raise StateError where the bucket has published more than its head knows."""
-    since = day_before(head.last_good_poll)
-    if label_of(batch) <= newest_label(objects, batch.generation, since):
-        raise StateError(f"{objects.url}head.json is not the newest: {OLD_COPY}")
-
-
 def _write_quarantine(copy: WorkingCopy, objects: ObjectFolder, names: ObjectNames) -> None:
     for day, lines in copy.new_quarantine().items():
         objects.write_once(f"quarantine/{day}/{names.unique()}.jsonl", lines)
+
+
+def _is_long(before: str | None, after: str | None) -> bool:
+    """Tell whether it was long from one good poll to the next."""
+    if not (before and after):
+        return False
+    passed = datetime.fromisoformat(after) - datetime.fromisoformat(before)
+    return passed.total_seconds() > LOOK_SECONDS
 
 
 def _latest(observed_at: str | None, noted: dict[str, Any], head: Head) -> str | None:

@@ -90,6 +90,12 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         pending = {batch.stored.name for batch in self.pending}
         return pending | {self.state.name} if self.state else pending
 
+    def newest_label(self) -> str:
+        """Return the label of the newest batch that is known: pending, or left before."""
+        pending = [batch.file.removesuffix(".jsonl") for batch in self.pending]
+        left = self.checkpoint
+        return max([*pending, f"{left.generation}.{left.batch:010d}" if left else ""])
+
 
 class HeadLease:
     """The head as this process holds it. One thread at a time."""

@@ -67,6 +67,10 @@ class Replica:
     def fetch_state(self) -> None:
         """Put the state's file here; called before the first look at its carts."""
 
+    def newest_generation(self) -> str:
+        """Return the newest generation that is known elsewhere; asked when one begins."""
+        return ""
+
     def commit(self, batch: Batch | None, *, is_state_saved: bool) -> None:
         """Commit the poll: its batch, where it has one, and the state after it lie here.
 

@@ -136,10 +136,10 @@ class WorkingCopy:
         path = CheckpointFile(self.events_dir).path
         replace_file(path, [msgspec.json.encode(checkpoint) + b"\n"], "checkpoint")
 
-    def begin_anew(self, binding: Binding, newest: str | None) -> None:
+    def begin_anew(self, binding: Binding, newest: str) -> None:
         """Let a new generation sort after `newest` and what was begun here: their head is lost."""
         here = self.checkpoint()
-        known = max(newest or "", here.generation if here else "")
+        known = max(newest, here.generation if here else "")
         if not known:
             return
         log.warning(

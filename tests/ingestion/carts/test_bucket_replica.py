@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import grpc
 import pytest
 
 import near_realtime_ingestion_2 as stage
+from ingestion.carts.event_batch import format_time
 from tests.support.bucket_pollers import BucketPollers
 from tests.support.cart_histories import (
     KILLED,
@@ -541,20 +544,18 @@ def test_a_pending_batch_that_has_gone_stops_the_poll_and_a_new_snapshot_makes_u
     assert head_of(pollers).get("pending", []) == []
 
 
+@pytest.mark.parametrize("quiet_days", [0, 3])
 def test_a_head_that_was_put_back_with_its_state_gives_no_sequence_twice(
-    pollers: BucketPollers,
+    pollers: BucketPollers, quiet_days: int
 ) -> None:
     pollers.poll("a")
-    kept = {
-        name: pollers.bucket.blob(name).download_as_bytes(timeout=10)
-        for name in pollers.names()
-        if "published" not in name
-    }
+    kept = keep(pollers)
     for quantity in (7, 8):
         pollers.source.put(1, (1, quantity))
         pollers.poll("a")
-    for name, content in kept.items():
-        pollers.bucket.blob(name).upload_from_string(content, timeout=10)
+    put_back(pollers, kept)
+    # as unchanged polls of the days since would have left it
+    note_good_poll(pollers, timedelta(days=quiet_days))
     pollers.source.put(1, (1, 9))
     stopped = pollers.poll("b")
     assert stopped.end() == 1
@@ -562,3 +563,61 @@ def test_a_head_that_was_put_back_with_its_state_gives_no_sequence_twice(
     assert len(pollers.pubsub.documents) == 5 + 2
     assert pollers.poll("b", "--new-snapshot").end() == 0
     check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+@pytest.mark.parametrize("goes_back", [False, True])
+def test_an_unchanged_poll_asks_after_a_pause_whether_its_head_is_the_newest(
+    pollers: BucketPollers, goes_back: bool
+) -> None:
+    pollers.poll("a")
+    kept = keep(pollers)
+    pollers.source.put(1, (1, 7))
+    pollers.poll("a")
+    if goes_back:
+        put_back(pollers, kept)
+        pollers.source.put(1, (1, 1), (1, 2))
+    note_good_poll(pollers, -timedelta(hours=1))
+    calls(pollers)
+    ended = pollers.poll("b")
+    assert ended.end() == (1 if goes_back else 0)
+    assert ("is not the newest" in ended.log()) == goes_back
+    assert len(calls(pollers)) == 4
+    pollers.poll("b", *(["--new-snapshot"] if goes_back else []))
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
+def test_a_new_snapshot_over_a_head_put_back_sorts_after_a_generation_it_never_saw(
+    pollers: BucketPollers,
+) -> None:
+    pollers.poll("a")
+    kept = keep(pollers)
+    (first,) = pollers.names("published/")
+    # as a poller whose clock was ahead had begun it
+    ahead = "20991122T100000000Z-00000000"
+    name = re.sub(r"[^/.]+(?=\.[0-9]{10}\.)", ahead, first)
+    pollers.bucket.blob(name).upload_from_string("", timeout=10)
+    put_back(pollers, kept)
+    assert pollers.poll("b", "--new-snapshot").end() == 0
+    assert max(json.loads(each)["generation"] for each in pollers.published()) > ahead
+
+
+def keep(pollers: BucketPollers) -> dict[str, bytes]:
+    """Return the head and what it counts on."""
+    return {
+        name: pollers.bucket.blob(name).download_as_bytes(timeout=10)
+        for name in pollers.names()
+        if "published" not in name
+    }
+
+
+def put_back(pollers: BucketPollers, kept: dict[str, bytes]) -> None:
+    for name, content in kept.items():
+        pollers.bucket.blob(name).upload_from_string(content, timeout=10)
+
+
+def note_good_poll(pollers: BucketPollers, later: timedelta) -> None:
+    """Let the head say that the last good poll was at another time."""
+    head = head_of(pollers)
+    moved = datetime.fromisoformat(head["last_good_poll"]) + later
+    head["last_good_poll"] = format_time(moved)
+    pollers.bucket.blob("near_realtime/head.json").upload_from_string(json.dumps(head), timeout=10)

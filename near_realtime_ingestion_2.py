@@ -70,10 +70,16 @@ from ingestion.carts.dead_letters import replay_dead_letters
 from ingestion.carts.destination import LOCAL_ONLY, topic_destination
 from ingestion.carts.event_batch import DamagedBatchError
 from ingestion.carts.lease_errors import LeaseHeldError, LeaseLostError
+from ingestion.carts.locks import Locks
 from ingestion.carts.opening import load
 from ingestion.carts.outbox import EventFolder
 from ingestion.carts.poller import Ask, Poller, PollResult, PollRules
-from ingestion.carts.publishing import PublishRound, PublishTotals, StopReason, acknowledge_all
+from ingestion.carts.publishing import (
+    PublishRound,
+    PublishTotals,
+    StopReason,
+    acknowledge_all,
+)
 from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.replica import BUCKET_FOLDER, Replica
 from ingestion.carts.state import CorruptStateError, StateError
@@ -81,7 +87,7 @@ from ingestion.carts.state_file import StateFile, TouchedStateError
 from ingestion.carts.status import print_status, status_of
 from ingestion.carts.stop import Stop, StopRequested, handled_signals
 from ingestion.carts.summary import Summary
-from ingestion.durable_files import AnotherWriterError, single_writer
+from ingestion.durable_files import AnotherWriterError, LockGoneError
 from ingestion.exchange import FetchStopped
 from ingestion.google_names import require_name, require_project
 from ingestion.json_array import BadAnswer
@@ -117,6 +123,7 @@ ENDINGS = (
     FetchFailed,
     LeaseHeldError,
     LeaseLostError,
+    LockGoneError,
     OSError,
     StateError,
     TouchedStateError,
@@ -351,7 +358,9 @@ def run(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> int:
     state = StateFile(args.state_file, replica)
     events = EventFolder(args.events_dir, lambda: datetime.now(UTC))
     rules = PollRules(args.poll_interval, args.accept_deletes, args.new_snapshot)
-    poller = Poller(state, events, binding, make_ask(args, url, stop), rules, replica)
+    locks = Locks()
+    ask = locks.checked(make_ask(args, url, stop))
+    poller = Poller(state, events, binding, ask, rules, replica)
     if args.status:
         status = status_of(replica, state, events)
         print_status(status, as_json=args.json)
@@ -361,10 +370,9 @@ def run(args: argparse.Namespace, stop: Stop, stack: ExitStack) -> int:
         print_changes(*poller.preview(), as_json=args.json)
         return 0
     # the outbox outlives a lost state, so another state does not make it another outbox
-    stack.enter_context(single_writer(args.state_file))
-    stack.enter_context(single_writer(args.events_dir / "outbox"))
+    locks.hold(stack, args.state_file, args.events_dir / "outbox")
     stack.callback(replica.release)
-    publish_round = open_publisher(args, stop, stack)
+    publish_round = locks.checked(open_publisher(args, stop, stack))
     summary = Summary()
     if args.replay_dead_letters:
         replica.begin_poll()

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -78,6 +78,10 @@ class AnotherWriterError(Exception):
     def __init__(self, pid: int | None) -> None:
         super().__init__(f"another process (pid {pid or 'unknown'}) is at work")
         self.pid = pid
+
+
+class LockGoneError(Exception):
+    """Somebody has removed the lock's file, so another process may be at work by now."""
 
 
 def failpoint(step: str, file: BinaryIO | None = None, block: bytes = b"") -> None:
@@ -196,15 +200,18 @@ def read_lines(path: Path, start: int = 0) -> Iterator[bytes]:
 
 
 @contextmanager
-def single_writer(path: Path) -> Iterator[None]:
+def single_writer(path: Path) -> Iterator[Callable[[], None]]:
     """Hold `{path}.lock` for this process, or raise AnotherWriterError.
 
-    The lock is the operating system's and ends with the process, however that ends. The pid
-    stands in a file beside it, because Windows lets nobody read a locked file.
+    The lock is the operating system's and ends with the process, however that ends. But it is a
+    file's, and the next process makes another one where that has been removed: what is yielded
+    raises LockGoneError then. The pid stands in a file beside it, because Windows lets nobody
+    read a locked file.
     """
     make_folder(path.parent)
     pid_file = path.with_name(path.name + ".pid")
-    lock = FileLock(f"{path}.lock")
+    lock_file = path.with_name(path.name + ".lock")
+    lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
@@ -212,7 +219,19 @@ def single_writer(path: Path) -> Iterator[None]:
     try:
         with _naming(pid_file):
             pid_file.write_text(str(os.getpid()))
-        yield
+        held = lock_file.stat()
+
+        def check() -> None:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(lock_file.stat(), held):
+                    return
+            raise LockGoneError(
+                f"{lock_file} was removed while this process held it, so another one may be "
+                "at work: this one has stopped, and nothing is lost. Leave the .lock files alone, "
+                "end the other one where there is one, and run again."
+            )
+
+        yield check
     finally:
         pid_file.unlink(missing_ok=True)
         lock.release()

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,6 +233,38 @@ def test_a_second_process_stops_with_exit_2_and_names_the_first(
     assert f"pid {first.pid}" in second.log
     # the lock ends with its process
     assert run_stage(tmp_path, source.url, "--local-only", "--once").code == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets nobody remove a held lock")
+@pytest.mark.parametrize("lock", ["state/carts_state.json.lock", "events/outbox.lock"])
+@pytest.mark.parametrize("while_it", ["asks", "publishes"])
+def test_who_has_lost_its_lock_writes_nothing_more_and_nothing_is_lost(
+    tmp_path: Path,
+    source: CartsSource,
+    monkeypatch: pytest.MonkeyPatch,
+    lock: str,
+    while_it: str,
+) -> None:
+    once_here(tmp_path, source.url)
+    source.put(1, (7, 7))
+    before = contents(tmp_path)
+    name = {"asks": "fetch", "publishes": "acknowledge_all"}[while_it]
+    as_before = getattr(stage, name)
+
+    def remove_the_lock(*args: Any, **kwargs: Any) -> Any:
+        (tmp_path / lock).unlink()
+        return as_before(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, name, remove_the_lock)
+        stopped = once_here(tmp_path, source.url)
+    assert stopped.code == 1
+    assert f"{tmp_path / lock} was removed while this process held it" in stopped.log
+    if while_it == "asks":
+        assert contents(tmp_path) == before
+    assert len(published(tmp_path)) == 7
+    assert once_here(tmp_path, source.url).summary["published"] == 1
+    check_guarantees(published(tmp_path), source)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

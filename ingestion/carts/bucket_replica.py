@@ -147,12 +147,12 @@ class BucketReplica(Replica):
     def commit(self, batch: Batch | None, *, is_state_saved: bool) -> None:
         """Write batch and state, and swap the head; the time of a poll alone goes with the next."""
         self._is_committed = False
-        before = self._lease.head.last_good_poll
+        head = self._lease.head
         self._note_good_poll(self._copy.last_good_poll())
-        if batch or is_state_saved or _is_long(before, self._noted["last_good_poll"]):
-            self._check_that_head_is_newest(batch)
-        if batch or is_state_saved:
-            self._lease.swap(**self._written(batch, is_state_saved=is_state_saved))
+        if is_state_saved or _is_long(head.last_good_poll, self._noted["last_good_poll"]):
+            _check_that_head_is_newest(head, batch, self._objects)
+        if is_state_saved:
+            self._lease.swap(**self._written(batch))
             self._elsewhere = None
             failpoint("head-committed")
             # the former state, and what a sleeper or a refused deletion has left behind
@@ -234,36 +234,20 @@ class BucketReplica(Replica):
             except StateError as error:
                 self._lost_state = error
 
-    def _written(self, batch: Batch | None, *, is_state_saved: bool) -> dict[str, Any]:
+    def _written(self, batch: Batch | None) -> dict[str, Any]:
         """Write what a commit names, and return how the head says it."""
         _write_quarantine(self._copy, self._objects, self._names)
         changes: dict[str, Any] = {"checkpoint": self._copy.checkpoint()}
         if batch:
-            name = f"outbox/{label_of(batch)}.{self._names.unique()}.jsonl"
-            stored = self._objects.upload_once(name, batch.path)
-            pending = PendingBatch(batch.path.name, batch.header().events, stored)
-            before = (each for each in self._lease.head.pending if each.file not in self._gone)
-            changes["pending"] = (*before, pending)
+            pending = [each for each in self._lease.head.pending if each.file not in self._gone]
+            changes["pending"] = (*pending, _upload(batch, self._objects, self._names))
             failpoint("batch-uploaded")
-        if is_state_saved:
-            header = read_header(self._copy.state_file)
-            self._note_good_poll(header.observed_at)
-            name = f"state/{self._names.unique()}.json"
-            stored = self._objects.upload_once(name, self._copy.state_file)
-            changes |= {**self._noted, **_told_of(header), "state": stored}
-            failpoint("state-uploaded")
-        return changes
-
-    def _check_that_head_is_newest(self, batch: Batch | None) -> None:
-        """Raise StateError where the bucket has published more than its head knows.
-
-        What was published since the state was saved is looked at, however many quiet days ago.
-        """
-        head = self._lease.head
-        saved = min(head.header.observed_at, format_time(datetime.now(UTC))) if head.header else ""
-        newest = newest_label(self._objects, day_before(saved))
-        if newest >= label_of(batch) if batch else newest > head.newest_label():
-            raise StateError(f"{self._objects.url}head.json is not the newest: {OLD_COPY}")
+        header = read_header(self._copy.state_file)
+        self._note_good_poll(header.observed_at)
+        name = f"state/{self._names.unique()}.json"
+        stored = self._objects.upload_once(name, self._copy.state_file)
+        failpoint("state-uploaded")
+        return {**changes, **self._noted, **_told_of(header), "state": stored}
 
     def _note_good_poll(self, observed_at: str | None) -> None:
         self._noted = {"last_good_poll": _latest(observed_at, self._noted, self._lease.head)}
@@ -290,6 +274,23 @@ def open_bucket(
 def _write_quarantine(copy: WorkingCopy, objects: ObjectFolder, names: ObjectNames) -> None:
     for day, lines in copy.new_quarantine().items():
         objects.write_once(f"quarantine/{day}/{names.unique()}.jsonl", lines)
+
+
+def _check_that_head_is_newest(head: Head, batch: Batch | None, objects: ObjectFolder) -> None:
+    """Raise StateError where the bucket has published more than its head knows.
+
+    What was published since the state was saved is looked at, however many quiet days ago.
+    """
+    saved = min(head.header.observed_at, format_time(datetime.now(UTC))) if head.header else ""
+    newest = newest_label(objects, day_before(saved))
+    if newest >= label_of(batch) if batch else newest > head.newest_label():
+        raise StateError(f"{objects.url}head.json is not the newest: {OLD_COPY}")
+
+
+def _upload(batch: Batch, objects: ObjectFolder, names: ObjectNames) -> PendingBatch:
+    name = f"outbox/{label_of(batch)}.{names.unique()}.jsonl"
+    stored = objects.upload_once(name, batch.path)
+    return PendingBatch(batch.path.name, batch.header().events, stored)
 
 
 def _is_long(before: str | None, after: str | None) -> bool:

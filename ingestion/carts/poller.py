@@ -212,11 +212,8 @@ class Poller:
         """Make a generation durable that sorts after all that state and events folder have seen."""
         if not findings.comparison.changes:
             raise BadAnswer("The answer holds no valid cart to begin with.")
-        newest = max(
-            self._events.newest_generation(),
-            self._state.generation_here(),
-            self._replica.newest_generation(),
-        )
+        newest = max(self._events.newest_generation(), self._state.generation_here())
+        newest = max(newest, self._replica.newest_generation())
         generation = generation_after(fetched.observed_at, newest)
         self._state.set_aside()
         published = self._events.store.position()

@@ -219,19 +219,17 @@ def single_writer(path: Path) -> Iterator[Callable[[], None]]:
     try:
         with _naming(pid_file):
             pid_file.write_text(str(os.getpid()))
-        held = lock_file.stat()
+        with lock_file.open("rb") as held:
 
-        def check() -> None:
-            with suppress(FileNotFoundError):
-                if os.path.samestat(lock_file.stat(), held):
-                    return
-            raise LockGoneError(
-                f"{lock_file} was removed while this process held it, so another one may be "
-                "at work: this one has stopped, and nothing is lost. Leave the .lock files alone, "
-                "end the other one where there is one, and run again."
-            )
+            def check() -> None:
+                if os.fstat(held.fileno()).st_nlink == 0:
+                    raise LockGoneError(
+                        f"{lock_file} was removed while this process held it, so another one may "
+                        "be at work: this one has stopped, and nothing is lost. Leave the .lock "
+                        "files alone, end the other one where there is one, and run again."
+                    )
 
-        yield check
+            yield check
     finally:
         pid_file.unlink(missing_ok=True)
         lock.release()

@@ -10,12 +10,14 @@ whose original may have gone on, can be told from one that was moved.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import msgspec
 from msgspec.structs import replace
@@ -25,6 +27,9 @@ from ingestion.carts.event_batch import GENERATION
 from ingestion.carts.event_store import Position
 from ingestion.carts.state import StateError
 from ingestion.durable_files import identity_of, replace_file, set_aside, temporary_of
+
+# stands for the identity of a file that another one has taken the place of
+SUPERSEDED = "superseded"
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +96,7 @@ class CheckpointFile:
                 self.is_damaged = True
                 return
             raise StateError(f"{self.path} cannot be used: {error}. Nothing was changed.") from None
-        if identity_of(self.path) not in ("", found.file):
+        if found.file == SUPERSEDED or identity_of(self.path) not in ("", found.file):
             self.copied_from = found.file
         self.current = replace(found, file="", checksum="")
 
@@ -113,11 +118,13 @@ class CheckpointFile:
 
     def _save(self, checkpoint: Checkpoint) -> None:
         def blocks() -> Iterator[bytes]:
-            file = self.copied_from or identity_of(temporary_of(self.path))
-            named = replace(checkpoint, file=file)
-            yield msgspec.json.encode(replace(named, checksum=_checksum_of(named))) + b"\n"
+            yield _encode(checkpoint, self.copied_from or identity_of(temporary_of(self.path)))
 
-        replace_file(self.path, blocks(), "checkpoint")
+        superseded = _encode(self.current, SUPERSEDED) if self.current else b""
+        with _other_names_of(self.path) as before:
+            replace_file(self.path, blocks(), "checkpoint")
+            if before:
+                before.truncate(before.write(superseded))
         self.current = checkpoint
 
 
@@ -127,6 +134,26 @@ def _decode(content: bytes) -> Checkpoint:
     if found.checksum not in ("", _checksum_of(replace(found, checksum=""))):
         raise ValueError("its checksum does not fit its content")
     return found
+
+
+def _encode(checkpoint: Checkpoint, file: str) -> bytes:
+    named = replace(checkpoint, file=file)
+    return msgspec.json.encode(replace(named, checksum=_checksum_of(named))) + b"\n"
+
+
+@contextmanager
+def _other_names_of(path: Path) -> Iterator[BinaryIO | None]:
+    """Open a file that will still have a name when another has taken its place; else None.
+
+    A backup of hard links (cp -al) keeps the file itself. Put back, it would pass for one that was
+    moved, so it has to be told that its original has gone on.
+    """
+    # Windows replaces no file that is open
+    if os.name != "nt" and path.exists() and path.stat().st_nlink > 1:
+        with path.open("r+b") as file:
+            yield file
+    else:
+        yield None
 
 
 def _checksum_of(checkpoint: Checkpoint) -> str:

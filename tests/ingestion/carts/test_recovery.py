@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -205,6 +206,29 @@ def test_state_and_events_folder_put_back_together_are_refused(
     poll_and_publish(world, cart(1, 4))
     world.restart()
     poll_and_publish(world, cart(1, 5))
+    check_no_sequence_twice(world.sent)
+    assert fold(world.sent) == expected(world)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_backup_of_hard_links_is_refused_once_its_original_has_gone_on(
+    world: World, tmp_path: Path, goes_on: bool
+) -> None:
+    poll_and_publish(world, cart(1))
+    backup = tmp_path / "backup"
+    shutil.copytree(world.folder, backup, copy_function=os.link)
+    if goes_on:
+        # so that no day of the event store is in both
+        world.now += timedelta(days=1)
+        poll_and_publish(world, cart(1, 2))
+        poll_and_publish(world, cart(1, 3))
+    shutil.rmtree(world.folder)
+    backup.rename(world.folder)
+    if goes_on:
+        with pytest.raises(StateError, match=r"checkpoint\.json is a copy"):
+            world.restart()
+    world.restart(is_new_snapshot=goes_on)
+    poll_and_publish(world, cart(1, 4))
     check_no_sequence_twice(world.sent)
     assert fold(world.sent) == expected(world)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ingestion.carts import checkpoint
 from ingestion.carts.checkpoint import generation_after
 from ingestion.carts.event_batch import Batch
 from ingestion.carts.opening import WaitsForAnotherError
@@ -207,6 +208,27 @@ def test_state_and_events_folder_put_back_together_are_refused(
     world.restart()
     poll_and_publish(world, cart(1, 5))
     check_no_sequence_twice(world.sent)
+    assert fold(world.sent) == expected(world)
+
+
+def test_a_copy_that_no_file_system_tells_is_gone_on_with_and_gives_sequences_twice(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What docs/guarantees.md says of it: what went back is not seen, and what changes is."""
+    monkeypatch.setattr(checkpoint, "identity_of", lambda path: "")
+    poll_and_publish(world, cart(1), cart(2))
+    shutil.copytree(world.folder, backup := tmp_path / "backup")
+    poll_and_publish(world, cart(1, 2), cart(2))
+    shutil.rmtree(world.folder)
+    backup.rename(world.folder)
+    world.restart()
+    assert world.poll(cart(1), cart(2)).modified == 0
+    assert fold(world.sent)[1] == signature_of(cart(1, 2))
+    poll_and_publish(world, cart(1, 3), cart(2))
+    with pytest.raises(AssertionError, match="was given twice"):
+        check_no_sequence_twice(world.sent)
+    world.restart(is_new_snapshot=True)
+    poll_and_publish(world)
     assert fold(world.sent) == expected(world)
 
 

@@ -37,6 +37,7 @@ from ingestion.carts.event_batch import Batch, BatchHeader, format_time
 from ingestion.carts.first_snapshot import first_events, first_lines
 from ingestion.carts.opening import empty_state, load, recover
 from ingestion.carts.outbox import EventFolder
+from ingestion.carts.recovery import check_outbox
 from ingestion.carts.replica import Replica
 from ingestion.carts.state import (
     KnownCart,
@@ -132,6 +133,10 @@ class Poller:
         self._replica.begin_poll()
         if not self._is_open or self._state.is_touched():
             self.open()
+        else:
+            # while a start looks at all of it, a loop runs for months
+            checkpoint = self._events.checkpoint.current
+            check_outbox(self._state.header, checkpoint, self._events.outbox.batches())
         fetched = self._fetch()
         observed_at = format_time(fetched.observed_at)
         if fetched.reading is None:

@@ -92,6 +92,16 @@ def reconcile(
     return Recovery(published, [batch for batch in pending if batch.number > known])
 
 
+def check_outbox(
+    header: StateHeader | None, checkpoint: Checkpoint | None, batches: Sequence[Batch]
+) -> None:
+    """Raise StateError where a batch was taken away that has not been published."""
+    if checkpoint:
+        published = published_batches(checkpoint, batches)
+        current = [batch for batch in batches if batch.generation == checkpoint.generation]
+        _check_that_none_is_missing(header, checkpoint, current[len(published) :])
+
+
 def published_batches(checkpoint: Checkpoint | None, batches: Sequence[Batch]) -> list[Batch]:
     """Return the batches that are published, whatever the state says."""
     return [

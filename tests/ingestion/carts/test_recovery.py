@@ -627,3 +627,17 @@ def test_whatever_operators_do_no_sequence_is_given_twice_and_no_change_is_lost(
 def test_whatever_operators_do_in_three_hundred_histories(tmp_path: Path) -> None:
     for seed in range(100, 400):
         operate(tmp_path / str(seed), seed)
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_a_loop_notices_that_a_waiting_batch_was_taken_away(tmp_path: Path, changes: bool) -> None:
+    """Before it publishes a later one, which the checkpoint would take for the missing one."""
+    world = World(tmp_path)
+    world.poll(cart(1), cart(2))
+    world.publish()
+    world.poll(cart(1, 2), cart(2))
+    world.publish(all_down)
+    (waiting,) = world.events.outbox.batches()
+    waiting.path.unlink()
+    with pytest.raises(StateError, match=r"Batch 2 .* is missing from the outbox"):
+        world.poll(cart(1, 2), cart(2, 2 if changes else 1))

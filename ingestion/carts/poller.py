@@ -149,7 +149,7 @@ class Poller:
             if not self._rules.accept_deletes:
                 source = self._binding.source
                 before = self._state.known_before(source) or self._events.known_before(source)
-                check_nothing_vanishes(before, fetched.reading.fresh)
+                check_nothing_vanishes(before, fetched.reading.fresh, fetched.reading.bad)
             header = self._begin_generation(fetched, findings)
         bad = self._quarantine(fetched.reading.bad, header.quarantined)
         batch = None

@@ -43,10 +43,22 @@ class _Told(msgspec.Struct):
 _decode_told = msgspec.json.Decoder(_Told).decode
 
 
-def check_nothing_vanishes(before: KnownBefore | None, present: Collection[int]) -> None:
-    """Raise BadAnswer where a snapshot of those `present` lacks as many as a poll would hold."""
+def check_nothing_vanishes(
+    before: KnownBefore | None, present: Collection[int], unreadable: Collection[int]
+) -> None:
+    """Raise BadAnswer where a snapshot of those `present` lacks as many as a poll would hold.
+
+    Or one that is there, and `unreadable`: a poll leaves such a cart as it was.
+    """
     if before is None:
         return
+    set_aside = set(before.cart_ids or ()).intersection(unreadable)
+    if set_aside:
+        raise BadAnswer(
+            f"{len(set_aside)} of the {before.count} carts that were known cannot be read in the "
+            "answer, and a new snapshot would say that they are gone: run it again when the API is "
+            "right, or with --accept-deletes to go on without them."
+        )
     if before.cart_ids is None:
         missing = before.count - len(present)
     else:

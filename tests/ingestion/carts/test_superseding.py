@@ -51,6 +51,19 @@ def test_a_new_snapshot_that_lacks_what_a_poll_would_hold_is_refused(world: Worl
     assert fold(published(world.folder)) == {each["id"]: signature_of(each) for each in SEVEN[1:]}
 
 
+def test_a_new_snapshot_does_not_end_a_cart_that_cannot_be_read(world: World) -> None:
+    """Where it cannot say of the cart what it is, it would say that there is none."""
+    world.restart(is_new_snapshot=True)
+    before = files(world.folder)
+    unreadable = {**cart(1), "userId": "one"}
+    with pytest.raises(BadAnswer, match=r"1 of the 7 carts .* cannot be read .* --accept-deletes"):
+        world.poll(unreadable, *SEVEN[1:])
+    assert files(world.folder) == before
+    # one that nobody has known before is set aside as always
+    never_read = {**cart(8), "userId": "one"}
+    assert world.poll(*SEVEN, never_read)[2:] == (7, 0, 0, 0, 1)
+
+
 @pytest.mark.parametrize("content", [None, b"damaged"])
 @pytest.mark.parametrize("lies_in", ["published", "outbox", "dead_letter"])
 def test_without_a_state_the_events_tell_how_many_carts_there_were(

@@ -28,7 +28,9 @@ from ingestion.carts.event_batch import (
 )
 from ingestion.carts.event_store import EventStore, Position
 from ingestion.carts.publishing import PublishRound, PublishTotals, rounds
+from ingestion.carts.recovery import check_outbox
 from ingestion.carts.replica import Replica
+from ingestion.carts.state import StateHeader
 from ingestion.carts.superseding import KnownBefore, carts_told_by
 from ingestion.durable_files import failpoint
 
@@ -55,6 +57,10 @@ class Outbox:
     def batches(self) -> list[Batch]:
         """Return the batches that are pending."""
         return [batch for path in sorted(self.folder.glob("*")) if (batch := batch_at(path))]
+
+    def check(self, state: StateHeader | None) -> None:
+        """Raise StateError where a batch was taken away; a loop may not start for months."""
+        check_outbox(state, self._checkpoint.current, self.batches())
 
     def commit(self, header: BatchHeader, documents: Iterable[bytes]) -> Batch:
         """Make the events of a poll durable, all at once."""

@@ -37,7 +37,6 @@ from ingestion.carts.event_batch import Batch, BatchHeader, format_time
 from ingestion.carts.first_snapshot import first_events, first_lines
 from ingestion.carts.opening import empty_state, load, recover
 from ingestion.carts.outbox import EventFolder
-from ingestion.carts.recovery import check_outbox
 from ingestion.carts.replica import Replica
 from ingestion.carts.state import (
     KnownCart,
@@ -134,9 +133,7 @@ class Poller:
         if not self._is_open or self._state.is_touched():
             self.open()
         else:
-            # while a start looks at all of it, a loop runs for months
-            checkpoint = self._events.checkpoint.current
-            check_outbox(self._state.header, checkpoint, self._events.outbox.batches())
+            self._events.outbox.check(self._state.header)
         fetched = self._fetch()
         observed_at = format_time(fetched.observed_at)
         if fetched.reading is None:
@@ -147,9 +144,9 @@ class Poller:
         header = self._state.header
         if header is None:
             if not self._rules.accept_deletes:
-                source = self._binding.source
-                before = self._state.known_before(source) or self._events.known_before(source)
-                check_nothing_vanishes(before, fetched.reading.fresh, fetched.reading.bad)
+                _check_what_is_superseded(
+                    self._state, self._events, self._binding.source, fetched.reading
+                )
             header = self._begin_generation(fetched, findings)
         bad = self._quarantine(fetched.reading.bad, header.quarantined)
         batch = None
@@ -284,6 +281,13 @@ class Poller:
             if key not in known
         )
         return tuple(hashes)
+
+
+def _check_what_is_superseded(
+    state: StateFile, events: EventFolder, source: str, reading: Reading
+) -> None:
+    before = state.known_before(source) or events.known_before(source)
+    check_nothing_vanishes(before, reading.fresh, reading.bad)
 
 
 def _later_events(

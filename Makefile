@@ -76,7 +76,7 @@ demo: setup  ## run the whole pipeline on a local Google Cloud
 	$(BIN)/python -m local_gcp demo
 
 test: setup-dev  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-dev  ## run the long ring of tests
 	$(BIN)/python -m pytest -m slow

@@ -45,7 +45,7 @@ LONG_FIXTURES = {"history", "make_warehouse", "shop"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Begin with what takes long, so that two workers end together."""
+    """Begin with what takes long, so that the workers end together."""
     items.sort(key=lambda item: not LONG_FIXTURES.intersection(item.fixturenames))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from xxhash import xxh3_128
@@ -22,6 +23,7 @@ from ingestion.durable_files import read_lines, replace_file
 # UTC start to the millisecond, and a random suffix: later ones sort later
 GENERATION = r"[0-9]{8}T[0-9]{9}Z-[0-9a-f]{8}"
 
+_BLOCK_BYTES = 1 << 20
 _CHECKSUM = b'{"checksum":"'
 _FILE_NAME = re.compile(rf"({GENERATION})\.([0-9]{{10}})\.jsonl")
 
@@ -97,15 +99,19 @@ class Batch:
     def check(self) -> None:
         """Raise DamagedBatchError unless this is what was written.
 
-        A batch that an older version wrote has no checksum: its events are counted and read.
+        Where its checksum is not at its end, as in a batch that an older version wrote, its events
+        are counted and read.
         """
-        checksum = xxh3_128()
-        for line in read_lines(self.path):
-            if line.startswith(_CHECKSUM):
-                if line != _checksum_line(checksum.hexdigest()):
+        self.header()
+        with self.path.open("rb") as file:
+            end = max(0, file.seek(0, 2) - len(_checksum_line("")))
+            file.seek(end)
+            found = file.read()
+            if found.startswith(_CHECKSUM):
+                file.seek(0)
+                if found != _checksum_line(_checksum_of(file, end)):
                     raise DamagedBatchError(f"{self.path} does not fit its checksum")
-                break
-            checksum.update(line + b"\n")
+                return
         deque(self.identified(), maxlen=0)
 
     def events(self) -> Iterator[Event]:
@@ -156,8 +162,17 @@ def _sealed(blocks: Iterable[bytes]) -> Iterator[bytes]:
     for block in blocks:
         checksum.update(block)
         yield block
-    yield _checksum_line(checksum.hexdigest()) + b"\n"
+    yield _checksum_line(checksum.hexdigest())
 
 
 def _checksum_line(checksum: str) -> bytes:
-    return _CHECKSUM + checksum.encode() + b'"}'
+    return b'%b%32s"}\n' % (_CHECKSUM, checksum.encode())
+
+
+def _checksum_of(file: BinaryIO, size: int) -> str:
+    """Return the checksum of the next `size` bytes."""
+    checksum = xxh3_128()
+    while size and (block := file.read(min(_BLOCK_BYTES, size))):
+        size -= len(block)
+        checksum.update(block)
+    return checksum.hexdigest()

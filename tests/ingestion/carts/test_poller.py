@@ -329,6 +329,16 @@ def test_a_damaged_batch_that_the_state_knows_stops_the_totals(world: World) -> 
         world.restart()
 
 
+def test_a_batch_that_an_older_version_left_has_no_checksum_and_leaves(world: World) -> None:
+    world.poll(cart(1), cart(2))
+    (batch,) = outbox(world.folder)
+    lines = batch.read_bytes().splitlines(keepends=True)
+    assert lines[-1].startswith(b'{"checksum":')
+    batch.write_bytes(b"".join(lines[:-1]))
+    world.restart()
+    assert world.publish().published == 2
+
+
 def test_an_old_copy_of_the_state_is_noticed_by_what_waits(world: World) -> None:
     world.poll(cart(1))
     old = world.state_file.read_bytes()

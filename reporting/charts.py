@@ -89,7 +89,9 @@ def day_chart(day: str, name: str, rows: Sequence[Row], height: int) -> Specific
             ),
             # counts and money alike: no tick between two whole numbers
             alt.Y(
-                f"{name}:Q", title=None, axis=alt.Axis(tickCount=ticks, tickMinStep=1, format=",d")
+                f"{name}:Q",
+                title="at list price" if name == "value" else None,
+                axis=alt.Axis(tickCount=ticks, tickMinStep=1, format=",d"),
             ),
             tooltip=[
                 alt.Tooltip(day, type="temporal", timeUnit="utcyearmonthdate"),

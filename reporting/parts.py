@@ -55,7 +55,7 @@ TOTALS = Part(
     (
         Column("value", "Value", "money", unit="at list price"),
         Column("units", "Units", "number", unit="pieces"),
-        Column("carts", "Carts", "number", unit="carts"),
+        Column("carts", "Carts", "number", unit="that exist"),
         Column("average_cart_value", "Average cart", "money", unit="at list price"),
         Column("first_cart_date", "First cart", "date"),
         Column("last_cart_date", "Last cart", "date"),

@@ -499,6 +499,6 @@ def test_every_amount_of_money_is_named_once(tmp_path: Path) -> None:
     assert [(name, unit) for name, _, unit in tiles] == [
         ("value", "at list price"),
         ("units", "pieces"),
-        ("carts", "carts"),
+        ("carts", "that exist"),
         ("average_cart_value", "at list price"),
     ]

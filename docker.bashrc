@@ -23,11 +23,10 @@ else
     cat <<NEXT
 Project $GCP_PROJECT_ID. Next steps, in this order:
   python start_apis_GCP.py
-  terraform -chdir=terraform init
-  terraform -chdir=terraform apply
+  cd terraform; terraform init; terraform apply -auto-approve; cd ..
   python batch_ingestion.py --entities products users carts
-  python near_realtime_ingestion_2.py --once
-  cd ey_test_tech && dbt deps && dbt build && dbt test; cd ..
-  python kpi_report.py
+  python near_realtime_ingestion_2.py --poll-interval 60
+  cd ey_test_tech; dbt deps && dbt build && dbt test; cd ..
+  python kpi_report.py --open
 NEXT
 fi

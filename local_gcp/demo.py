@@ -210,7 +210,7 @@ def print_next_commands(stages: Stages, page: Path) -> None:
             "until grep -qs ready .env.local || ! kill -0 $! ; do sleep 1; done",
             ". <(grep export .env.local)",
             poll,
-            f"curl -X DELETE $FAKE_STORE_API_URL/carts/1; {poll}",
+            f"curl -s -o /dev/null -X DELETE $FAKE_STORE_API_URL/carts/1; {poll}",
             "kill %%   # ends it and its servers",
         ],
         "Start over": [f"{module} demo"],

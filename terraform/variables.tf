@@ -66,7 +66,7 @@ variable "gcp_project_id" {
 
   validation {
     condition     = var.gcp_project_id != "your-project-id"
-    error_message = "gcp_project_id is still the placeholder: write the project's id into the .tfvars file."
+    error_message = "gcp_project_id is still the placeholder: write the project's id into .env, or into the .tfvars file where you use one."
   }
 
   validation {
@@ -92,7 +92,7 @@ variable "gcs_bucket_name" {
 
   validation {
     condition     = var.gcs_bucket_name != "your-project-id-raw-data-2026-xyz"
-    error_message = "gcs_bucket_name is still the placeholder: write a name into the .tfvars file, such as the project's id followed by -raw."
+    error_message = "gcs_bucket_name is still the placeholder: write a name into .env, or into the .tfvars file where you use one, such as my-shop-4711-raw-data-2026-k7q."
   }
 
   validation {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +96,14 @@ def test_the_verification_is_built_after_every_figure(
     gold = {model["unique_id"] for model in models.values() if model["schema"] == "gold_data"}
     spoken_for = {name for name in gold - before if not name.endswith(ABOUT_THE_PIPELINE)}
     assert spoken_for == set()
+
+
+def test_the_readme_shows_what_dbt_counts(manifest: dict[str, Any]) -> None:
+    kinds = Counter(node["resource_type"] for node in manifest["nodes"].values())
+    tests, unit_tests = kinds["test"], len(manifest["unit_tests"])
+    nodes = kinds["model"] + tests + len(manifest["exposures"])
+    demo, build, test = re.findall(r"TOTAL=(\d+)", (PROJECT_FOLDER / "README.md").read_text())
+    assert (int(demo), int(build), int(test)) == (nodes, nodes + unit_tests, tests + unit_tests)
 
 
 def test_every_key_is_tested(manifest: dict[str, Any], models: dict[str, Any]) -> None:

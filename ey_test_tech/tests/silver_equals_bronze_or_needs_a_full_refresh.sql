@@ -49,33 +49,21 @@ counted_days as (
 ),
 
 compared as (
-
+    {%- for model, there, read in [
+        ('base_cart_events', 'bronze_days', 'base_days'),
+        ('int_cart_history', 'base_days', 'history_days'),
+        ('stg_cart_days', 'base_days', 'counted_days'),
+    ] %}
+    {{ 'union all' if not loop.first }}
     select
-        'base_cart_events' as model,
-        coalesce(bronze_days.day, base_days.day) as day,
-        coalesce(bronze_days.found, 0) as rows_there,
-        coalesce(base_days.found, 0) as rows_read
-    from bronze_days
-    full outer join base_days
-        on bronze_days.day = base_days.day
-    union all
-    select
-        'int_cart_history' as model,
-        coalesce(base_days.day, history_days.day) as day,
-        coalesce(base_days.found, 0) as rows_there,
-        coalesce(history_days.found, 0) as rows_read
-    from base_days
-    full outer join history_days
-        on base_days.day = history_days.day
-    union all
-    select
-        'stg_cart_days' as model,
-        coalesce(base_days.day, counted_days.day) as day,
-        coalesce(base_days.found, 0) as rows_there,
-        coalesce(counted_days.found, 0) as rows_read
-    from base_days
-    full outer join counted_days
-        on base_days.day = counted_days.day
+        '{{ model }}' as model,
+        coalesce({{ there }}.day, {{ read }}.day) as day,
+        coalesce({{ there }}.found, 0) as rows_there,
+        coalesce({{ read }}.found, 0) as rows_read
+    from {{ there }}
+    full outer join {{ read }}
+        on {{ there }}.day = {{ read }}.day
+    {%- endfor %}
 
 )
 

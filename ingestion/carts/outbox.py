@@ -60,7 +60,8 @@ class Outbox:
 
     def check(self, state: StateHeader | None) -> None:
         """Raise StateError where a batch was taken away; a loop may not start for months."""
-        check_outbox(state, self._checkpoint.current, self.batches())
+        if self._checkpoint.current:
+            check_outbox(state, self._checkpoint.current, self.batches())
 
     def commit(self, header: BatchHeader, documents: Iterable[bytes]) -> Batch:
         """Make the events of a poll durable, all at once."""

@@ -81,10 +81,8 @@ def reconcile(
             f"The state ends with batch {header.batch}, and batch {checkpoint.batch} was "
             f"published: {OLD_COPY}"
         )
-    current = [batch for batch in batches if batch.generation == checkpoint.generation]
+    pending = check_outbox(header, checkpoint, batches)
     published = published_batches(checkpoint, batches)
-    pending = current[len(published) :]
-    _check_that_none_is_missing(header, checkpoint, pending)
     if header is None and checkpoint.batch:
         # no cold start that was killed: this state was lost later, and a new one begins
         return Recovery(published, [])
@@ -93,13 +91,19 @@ def reconcile(
 
 
 def check_outbox(
-    header: StateHeader | None, checkpoint: Checkpoint | None, batches: Sequence[Batch]
-) -> None:
-    """Raise StateError where a batch was taken away that has not been published."""
-    if checkpoint:
-        published = published_batches(checkpoint, batches)
-        current = [batch for batch in batches if batch.generation == checkpoint.generation]
-        _check_that_none_is_missing(header, checkpoint, current[len(published) :])
+    header: StateHeader | None, checkpoint: Checkpoint, batches: Sequence[Batch]
+) -> list[Batch]:
+    """Return the batches that are not published yet; StateError where one was taken away."""
+    current = [batch for batch in batches if batch.generation == checkpoint.generation]
+    pending = [batch for batch in current if batch.number > checkpoint.batch]
+    last = max(header.batch if header else 0, pending[-1].number if pending else 0)
+    missing = set(range(checkpoint.batch + 1, last + 1)) - {batch.number for batch in pending}
+    if missing:
+        raise StateError(
+            f"Batch {min(missing)} of generation {checkpoint.generation} is missing from the "
+            f"outbox, and was never published."
+        )
+    return pending
 
 
 def published_batches(checkpoint: Checkpoint | None, batches: Sequence[Batch]) -> list[Batch]:
@@ -124,15 +128,3 @@ def _without_checkpoint(header: StateHeader | None, batches: Sequence[Batch]) ->
             f"{batches[-1].path} waits, and no checkpoint.json says for which destination"
         )
     return Recovery([], [])
-
-
-def _check_that_none_is_missing(
-    header: StateHeader | None, checkpoint: Checkpoint, pending: Sequence[Batch]
-) -> None:
-    last = max(header.batch if header else 0, pending[-1].number if pending else 0)
-    missing = set(range(checkpoint.batch + 1, last + 1)) - {batch.number for batch in pending}
-    if missing:
-        raise StateError(
-            f"Batch {min(missing)} of generation {checkpoint.generation} is missing from the "
-            f"outbox, and was never published."
-        )

@@ -74,12 +74,7 @@ from ingestion.carts.locks import Locks
 from ingestion.carts.opening import load
 from ingestion.carts.outbox import EventFolder
 from ingestion.carts.poller import Ask, Poller, PollResult, PollRules
-from ingestion.carts.publishing import (
-    PublishRound,
-    PublishTotals,
-    StopReason,
-    acknowledge_all,
-)
+from ingestion.carts.publishing import PublishRound, PublishTotals, StopReason, acknowledge_all
 from ingestion.carts.recovery import MadeForAnotherError
 from ingestion.carts.replica import BUCKET_FOLDER, Replica
 from ingestion.carts.state import CorruptStateError, StateError
@@ -93,12 +88,7 @@ from ingestion.google_names import require_name, require_project
 from ingestion.json_array import BadAnswer
 from ingestion.logs import set_up_logging
 from ingestion.project import PROJECT_FOLDER
-from ingestion.settings import (
-    DEFAULT_API_URL,
-    ConfigurationError,
-    load_environment,
-    setting,
-)
+from ingestion.settings import DEFAULT_API_URL, ConfigurationError, load_environment, setting
 from ingestion.source import Answer, FetchFailed, fetch, open_session, public_url
 
 log = logging.getLogger("near_realtime_ingestion_2")

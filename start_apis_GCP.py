@@ -48,13 +48,7 @@ from ingestion.addresses import check_address
 from ingestion.arguments import Parser, add_json_arguments
 from ingestion.google_names import require_project
 from ingestion.logs import set_up_logging
-from ingestion.settings import (
-    EMULATORS,
-    ConfigurationError,
-    credentials,
-    load_environment,
-    setting,
-)
+from ingestion.settings import EMULATORS, ConfigurationError, credentials, load_environment, setting
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials

@@ -84,24 +84,25 @@ def seconds(text: str) -> float:
 
 def count(text: str, least: int = 1) -> int:
     """Return a whole number, `least` at least."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
+    number = _whole(text)
+    if number is None or number < least:
         raise ArgumentTypeError(f"'{text}' is no whole number from {least}")
     return number
 
 
 def port(text: str, least: int = 0, most: int = MAX_PORT) -> int:
     """Return the number of a port; 0 is any free one."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if not least <= number <= most:
+    number = _whole(text)
+    if number is None or not least <= number <= most:
         raise ArgumentTypeError(f"'{text}' is no port from {least} to {most:,}")
     return number
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 def api_url(text: str) -> str:

@@ -108,9 +108,10 @@ def emulator(name: str) -> str | None:
     if not address:
         return None
     is_pubsub = name == "PUBSUB_EMULATOR_HOST"
+    url = f"http://{address}" if is_pubsub else address
     try:
-        check_address(f"http://{address}" if is_pubsub else address)
-        parts = urlsplit(f"http://{address}" if is_pubsub else address)
+        check_address(url)
+        parts = urlsplit(url)
         if is_pubsub and (not parts.port or parts.path):
             raise ValueError("is no HOST:PORT, such as 127.0.0.1:8085")
     except ValueError as error:

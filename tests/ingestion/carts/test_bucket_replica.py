@@ -423,6 +423,16 @@ def test_a_lost_head_costs_a_second_snapshot_that_sorts_later(pollers: BucketPol
     check_guarantees(pollers.pubsub.documents, pollers.source)
 
 
+def assert_only_a_new_snapshot_goes_on(pollers: BucketPollers, reason: str) -> None:
+    pollers.source.put(1, (9, 9))
+    stopped = pollers.poll("b")
+    assert stopped.end() == 1
+    assert reason in stopped.log()
+    assert "--new-snapshot" in stopped.log()
+    assert pollers.poll("b", "--new-snapshot").end() == 0
+    check_guarantees(pollers.pubsub.documents, pollers.source)
+
+
 @pytest.mark.parametrize("member", ["", "header"])
 def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers, member: str) -> None:
     pollers.poll("a")
@@ -432,13 +442,7 @@ def test_a_state_object_that_has_gone_stops_the_poll(pollers: BucketPollers, mem
     head.pop(member, None)
     pollers.bucket.blob("near_realtime/head.json").upload_from_string(json.dumps(head), timeout=10)
     pollers.bucket.blob(name).delete(timeout=10)
-    pollers.source.put(1, (9, 9))
-    stopped = pollers.poll("b")
-    assert stopped.end() == 1
-    assert "has gone" in stopped.log()
-    assert "--new-snapshot" in stopped.log()
-    assert pollers.poll("b", "--new-snapshot").end() == 0
-    check_guarantees(pollers.pubsub.documents, pollers.source)
+    assert_only_a_new_snapshot_goes_on(pollers, "has gone")
 
 
 @pytest.mark.parametrize(
@@ -464,13 +468,7 @@ def test_a_state_object_that_is_another_stops_the_poll(pollers: BucketPollers) -
     pollers.poll("a")
     (name,) = pollers.names("state/")
     pollers.bucket.blob(name).upload_from_string("{}", timeout=10)
-    pollers.source.put(1, (9, 9))
-    stopped = pollers.poll("b")
-    assert stopped.end() == 1
-    assert "is not what was written there" in stopped.log()
-    assert "--new-snapshot" in stopped.log()
-    assert pollers.poll("b", "--new-snapshot").end() == 0
-    check_guarantees(pollers.pubsub.documents, pollers.source)
+    assert_only_a_new_snapshot_goes_on(pollers, "is not what was written there")
 
 
 @pytest.mark.parametrize("lost", ["the disk", "the state object"])

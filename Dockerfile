@@ -32,13 +32,14 @@ FROM python AS installer
 ARG UV_VERSION
 RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check uv==${UV_VERSION}
+ENV UV_CACHE_DIR=/var/cache/uv
 
 FROM installer AS runtime-packages
 COPY requirements.txt /tmp/
 # dbt-bigquery names these for Python models and data frames, which we have none of.
 RUN printf '%s ; sys_platform == "never"\n' \
         google-cloud-aiplatform pandas pandas-gbq pyarrow db-dtypes > /tmp/left-out.txt
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     /opt/venv/bin/uv venv --quiet /opt/runtime \
     && /opt/venv/bin/uv pip install --python /opt/runtime/bin/python --link-mode copy \
         --compile-bytecode --override /tmp/left-out.txt --requirement /tmp/requirements.txt
@@ -66,7 +67,7 @@ COPY requirements.txt requirements-local.txt /tmp/
 # The bytecode is compiled here, once, because a container forgets what it compiles when it ends.
 # .installed and the write permission let `make`, run as any user, find its environment complete or
 # add to it what a later requirements.txt or requirements-dev.txt asks for.
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     /opt/venv/bin/uv pip install --python /opt/venv/bin/python --link-mode copy \
         --compile-bytecode --requirement /tmp/requirements-local.txt \
     && cat /tmp/requirements.txt /tmp/requirements-local.txt > /opt/venv/.installed \

@@ -9,8 +9,8 @@ from google.cloud.storage.exceptions import DataCorruption
 
 OUTAGES = (
     ConnectionError,
-    requests.ConnectionError,
-    requests.Timeout,
+    # also an answer that is cut in its middle
+    requests.RequestException,
     google.auth.exceptions.TransportError,
     exceptions.RetryError,
     exceptions.ServerError,

@@ -22,7 +22,6 @@ from typing import Any, BinaryIO
 import google.auth.exceptions
 import google_crc32c
 import msgspec
-import requests
 from google.api_core import exceptions
 from google.cloud.storage import Blob, Bucket
 from google.cloud.storage.retry import DEFAULT_RETRY
@@ -73,7 +72,7 @@ def reaching(address: str, bucket_name: str, flag: str) -> Iterator[None]:
     """Turn the exceptions of Google's client into ours; `flag` is what names the bucket."""
     try:
         yield
-    except (*OUTAGES, requests.RequestException) as error:
+    except OUTAGES as error:
         cause = getattr(error, "cause", None) or error
         raise BucketUnreachableError(
             f"{address} could not be reached ({type(cause).__name__})"

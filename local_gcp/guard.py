@@ -14,15 +14,19 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 
 TERMINATE_SECONDS = 5.0
 KILL = b"kill"
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_guard() -> None:
-    """Let Linux kill the command when the guard itself is killed; other systems have no such."""
+def die_with(guard: int) -> None:
+    """Let Linux kill this process when the guard itself is killed; other systems have no such."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # killed before this was asked for: nobody else would ever end this process
+    if os.getppid() != guard:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def end_with_owner(command: subprocess.Popen[bytes]) -> None:
@@ -42,7 +46,7 @@ def main() -> int:
     command = subprocess.Popen(
         sys.argv[1:],
         stdin=subprocess.DEVNULL,
-        preexec_fn=die_with_guard if sys.platform == "linux" else None,
+        preexec_fn=partial(die_with, os.getpid()) if sys.platform == "linux" else None,
     )
     threading.Thread(target=end_with_owner, args=(command,), daemon=True).start()
     return command.wait()

@@ -219,6 +219,14 @@ def test_a_guard_that_is_killed_takes_its_server_along(start: Callable[..., Star
     until(lambda: not up.descendants())
 
 
+def test_a_guard_that_died_before_its_server_asked_takes_it_along_too() -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells a process that its parent has died")
+    orphan = "from local_gcp.guard import die_with; die_with(guard=1); print('lives on')"
+    ended = subprocess.run([sys.executable, "-c", orphan], cwd=PROJECT_FOLDER, capture_output=True)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, b"")
+
+
 def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -64,6 +65,11 @@ class Stages:
         self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     @property
+    def bronze_is_ready(self) -> Path:
+        """The file that tells dbt to build."""
+        return self.gcp.root / "bronze_is_ready"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a stage finds in its environment."""
         # so that two demos do not meet
@@ -72,6 +78,7 @@ class Stages:
             **self.gcp.environment,
             "DBT_TARGET_PATH": str(dbt / "target"),
             "DBT_LOG_PATH": str(dbt / "logs"),
+            "DBT_USE_COLORS": "false",
             # the carts' state is to lie in files that one can look at
             "STATE_BUCKET_NAME": "",
         }
@@ -83,11 +90,6 @@ class Stages:
         process = spawn([sys.executable, *command], log, self.environment, printed)
         self.processes.append(process)
         return process
-
-    def launch_dbt(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a dbt command on the project."""
-        folders = ("--project-dir", "ey_test_tech", "--profiles-dir", "ey_test_tech")
-        return self.launch(name, "-m", "dbt.cli.main", *command, *folders)
 
     def finish(
         self, name: str, process: subprocess.Popen[bytes], look: Callable[[str], None] | None = None

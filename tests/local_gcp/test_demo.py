@@ -94,7 +94,8 @@ def test_the_demo_ends_with_gold_and_touches_nothing_else(
     for table, rows in {"dim_products": 21, "dim_users": 11}.items():
         assert f"{table:<15} {rows:>5}" in said
     root = tmp_path / "gcp" / "demo"
-    assert (root / "report" / "index.html").is_file()
+    for page in ("report/index.html", "dbt/target/static_index.html"):
+        assert (root / page).is_file()
     assert files_below(*USER_FOLDERS) == before
     written = [file.read_bytes() for file in root.rglob("*") if file.is_file()]
     for password in passwords(data_folder):

@@ -42,10 +42,15 @@ class Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one sentence."""
         close: list[str] = []
+        flags = self._option_string_actions
         if flag := re.search(r"unrecognized arguments: (-[^\s=]+)", message):
-            flags = self._option_string_actions
             close = [one for one in flags if one.startswith(flag[1])]
             close = close or get_close_matches(flag[1], flags, n=1)
+        elif word := re.search(r"unrecognized arguments: (\S+)", message):
+            close = [
+                f"{flag} {word[1]}" for flag, one in flags.items() if word[1] in (one.choices or ())
+            ]
+            close = close or get_close_matches(f"--{word[1]}", flags, n=1)
         elif value := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             close = get_close_matches(value[1], value[2].replace("'", "").split(", "), n=1)
         super().error(f"{message} (did you mean {' or '.join(close)}?)" if close else message)

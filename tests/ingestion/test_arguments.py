@@ -84,13 +84,17 @@ def test_a_port_is_a_whole_number() -> None:
         ("--poll=5", "unrecognized arguments: --poll=5 (did you mean --poll-interval?)"),
         ("--pub", "unrecognized arguments: --pub (did you mean --pubsub or --publish-timeout?)"),
         ("--zzz", "unrecognized arguments: --zzz"),
+        ("users", "unrecognized arguments: users (did you mean --entities users?)"),
+        ("pubsub", "unrecognized arguments: pubsub (did you mean --pubsub?)"),
+        ("poll", "unrecognized arguments: poll"),
     ],
 )
-def test_a_mistyped_or_shortened_flag_names_the_right_one(
+def test_a_flag_that_is_not_whole_names_the_right_one(
     typed: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = Parser()
-    for flag in ("--entities", "--poll-interval", "--pubsub", "--publish-timeout"):
+    parser.add_argument("--entities", choices=("products", "users"))
+    for flag in ("--poll-interval", "--pubsub", "--publish-timeout"):
         parser.add_argument(flag)
     with pytest.raises(SystemExit) as ended:
         parser.parse_args([typed])

@@ -443,9 +443,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="keep state and events in this bucket; the files here are a working copy (default: "
         "$STATE_BUCKET_NAME, but not with --local-only, --state-file or --events-dir)",
     )
-    add = parser.add_argument_group("what to do, instead of polling for ever").add_argument
-    add("--once", action="store_true", help="poll once")
-    add("--max-polls", type=count, metavar="N", help="end after so many polls")
+    group = parser.add_argument_group("what to do, instead of polling for ever")
+    group.add_argument("--once", action="store_true", help="poll once")
+    group.add_argument("--max-polls", type=count, metavar="N", help="end after so many polls")
+    add = group.add_mutually_exclusive_group().add_argument
     add(
         "--status",
         action="store_true",
@@ -453,15 +454,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--dry-run", action="store_true", help="show the changes as a table and write nothing")
     add(
+        "--replay-dead-letters",
+        action="store_true",
+        help="publish the dead letters again, in order, and do not poll",
+    )
+    add = parser.add_argument_group("what the first poll may do").add_argument
+    add(
         "--new-snapshot",
         action="store_true",
         help="begin anew: set the state aside and publish a snapshot of all carts, which "
         "supersedes what was published before; also for another API or destination",
-    )
-    add(
-        "--replay-dead-letters",
-        action="store_true",
-        help="publish the dead letters again, in order, and do not poll",
     )
     add(
         "--accept-deletes",
@@ -500,11 +502,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the arguments, their places resolved; exit code 2 where two exclude each other."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.replay_dead_letters:
-        for name in ("local_only", "dry_run", "new_snapshot"):
-            if getattr(args, name):
-                flag = name.replace("_", "-")
-                parser.error(f"--replay-dead-letters publishes, and does not go with --{flag}")
+    if args.replay_dead_letters and args.local_only:
+        parser.error("--replay-dead-letters publishes, and does not go with --local-only")
+    if args.new_snapshot and (args.replay_dead_letters or args.status):
+        mode = "--status" if args.status else "--replay-dead-letters"
+        parser.error(f"{mode} does not poll, and does not go with --new-snapshot")
     if args.local_only and args.state_bucket:
         parser.error("--local-only keeps everything here, and does not go with --state-bucket")
     # a place that the command line names wins over a bucket that the environment names

@@ -98,4 +98,4 @@ bench: setup-dev  ## measure against the marks; takes a while
 	$(BIN)/python -m benchmarks.dbt
 
 clean:  ## remove the environment, the demo and what dbt made; no state, event, raw file or key
-	rm -rf $(VENV) .local_gcp report ey_test_tech/target ey_test_tech/logs
+	rm -rf $(VENV) .local_gcp .env.local report ey_test_tech/target ey_test_tech/logs

@@ -109,7 +109,10 @@ def verification_of(gold: Gold, now: datetime) -> Verification:
     if newest:
         differing = newest["missing"] + newest["extra"] + newest["different"]
         sentence += f"; {differing} of {newest['carts']} carts differ"
-        sentence += f", {newest['unsettled']} are open" if newest["unsettled"] else ""
+        if newest["unsettled"]:
+            sentence += (
+                f", {newest['unsettled']} were changing: the next reading of the carts tells"
+            )
     if any(snapshot["drifting"] for snapshot in snapshots):
         return Verification("wrong", f"{sentence}.")
     is_old = until is None or now - until > timedelta(hours=UNVERIFIED_AFTER_HOURS)

@@ -479,7 +479,9 @@ def test_drift_is_red_and_names_the_repair(tmp_path: Path) -> None:
 def test_carts_that_a_poll_may_still_explain_are_named(tmp_path: Path) -> None:
     gold = gold_rows()
     gold["cart_verification"][0] |= {"agreeing": 4, "unsettled": 3}
-    assert verification(tmp_path, gold)[1].endswith("; 0 of 7 carts differ, 3 are open.")
+    assert verification(tmp_path, gold)[1].endswith(
+        "; 0 of 7 carts differ, 3 were changing: the next reading of the carts tells."
+    )
 
 
 def test_figures_that_nobody_has_verified_for_two_days_are_doubtful(tmp_path: Path) -> None:

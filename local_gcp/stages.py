@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from local_gcp.processes import LocalGcpError, last_line, spawn
 from local_gcp.resources import BRONZE_DATASET
@@ -49,14 +49,19 @@ class Stages:
         columns = (
             TextColumn(f"{self.steps_done:2} of {self.steps}  {what:<42}"),
             BarColumn(20),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[done]}"),
             TimeElapsedColumn(),
         )
         with Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         ) as bar:
-            task = bar.add_task(what, total=None)
-            step = Step(lambda done, total: bar.update(task, completed=done, total=total))
+            task = bar.add_task(what, total=None, done="")
+
+            def show_progress(done: int, total: int | None) -> None:
+                shown = f"{done}/{total}" if total else ""
+                bar.update(task, completed=done, total=total, done=shown)
+
+            step = Step(show_progress)
             yield step
         self.say(f"{time.monotonic() - began:5.1f} s  {what:<42} {step.result}".rstrip())
 

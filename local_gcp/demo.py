@@ -210,7 +210,7 @@ def print_next_commands(stages: Stages, page: Path) -> None:
             ". <(grep export .env.local)",
             poll,
             f"curl -s -o /dev/null -X DELETE $FAKE_STORE_API_URL/carts/1; {poll}",
-            "kill %%   # ends it and its servers",
+            "kill %%",
         ],
         "Start over": [f"{module} demo"],
     }

@@ -64,6 +64,12 @@ def test_flags_in_the_commands_shown_exist() -> None:
             assert set(re.findall(r"--[a-z][a-z-]+", command)) - {"--help"} <= flags_of(parser)
 
 
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(PROJECT_FOLDER)))
+def test_what_is_to_be_typed_is_no_comment_which_zsh_would_run(page: Path) -> None:
+    typed = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    assert not [line for block in typed for line in block.splitlines() if re.search("(^| )#", line)]
+
+
 def test_the_guide_shows_each_api_that_is_enabled() -> None:
     shown = re.findall(
         r"^(?:already|switched) on +(\S+)$", section("Step 4: Enable the APIs"), re.M

@@ -16,7 +16,9 @@ from typing import Any
 from unittest.mock import patch
 
 from dbt.cli.main import dbtRunner
+from dbt.contracts.graph.manifest import Manifest
 from dbt.tracking import User
+from dbt_common.behavior_flags import BehaviorFlagRendered
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
@@ -67,6 +69,8 @@ class Warehouse:
             "DBT_TARGET": target,
         }
         self.jobs: list[Job] = []
+        # the project as the first dbt has read it
+        self.manifest: Manifest | None = None
         write_profile(DBT_PROJECT, folder, environment["BIGQUERY_EMULATOR_HOST"])
         self.client = bigquery.Client(
             project=project_id,
@@ -143,8 +147,19 @@ class Warehouse:
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            with recorded_jobs(before_statement) as self.jobs, patch("dbt.tracking.User", Began):
-                outcome = dbtRunner().invoke(self._command(*arguments, target=self.folder))
+            with (
+                recorded_jobs(before_statement) as self.jobs,
+                patch("dbt.tracking.User", Began),
+                # where dbt asks for each of its flags, which reads the whole stack's source
+                patch.object(BehaviorFlagRendered, "_default_source", lambda _: "dbt"),
+            ):
+                if self.manifest is None:
+                    parsed = dbtRunner().invoke(self._command("parse", target=self.folder))
+                    if not isinstance(parsed.result, Manifest):
+                        raise DbtError(str(parsed.exception))
+                    self.manifest = parsed.result
+                command = self._command(*arguments, "--no-write-json", target=self.folder)
+                outcome = dbtRunner(self.manifest).invoke(command)
         finally:
             os.environ.clear()
             os.environ.update(before)

@@ -45,8 +45,13 @@ LONG_FIXTURES = {"history", "make_warehouse", "shop"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Begin with what takes long, so that the workers end together."""
-    items.sort(key=lambda item: not LONG_FIXTURES.intersection(item.fixturenames))
+    """Begin with what takes long, so that the workers end together: dbt, then whole stages."""
+    items.sort(
+        key=lambda item: (
+            not LONG_FIXTURES.intersection(item.fixturenames),
+            item.path.parent.name != "tests",
+        )
+    )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -328,6 +328,11 @@ def test_banner_shows_who_has_a_project_the_commands_of_the_guide() -> None:
     assert shown == [line for block in blocks for line in block.splitlines()]
 
 
+def test_the_readme_shows_the_banner_as_it_is() -> None:
+    readme = (PROJECT_FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"```text\n{banner('my-shop-4711')}```\n" in readme
+
+
 @pytest.mark.parametrize("project_id", ["your-project-id", "my-project"])
 def test_banner_names_real_commands(project_id: str) -> None:
     text = banner(project_id)

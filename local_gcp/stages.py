@@ -105,7 +105,7 @@ class Stages:
         """
         printed = self.gcp.root / "logs" / f"{name}.out"
         # dbt says on stdout what went wrong
-        log = printed if name.startswith("dbt") else self.gcp.log_file(name)
+        log = printed if name == "dbt" else self.gcp.log_file(name)
         deadline = time.monotonic() + STAGE_SECONDS
         while process.poll() is None:
             self.gcp.check()

@@ -37,6 +37,7 @@ def judge() -> BigQueryJudge:
         ("{raw}", False),
         ("{raw} where seen >= timestamp '2026-01-01'", True),
         ("{raw} where n = 1 and date(seen) between '2026-01-01' and '2026-01-02'", True),
+        ("{raw} where seen is null", True),
         ("{raw} where n = 1 or seen >= timestamp '2026-01-01'", False),
         ("{raw} where seen >= timestamp_sub(current_timestamp(), interval 7 day)", True),
         ("{raw} where seen >= (select timestamp '2026-01-01')", False),

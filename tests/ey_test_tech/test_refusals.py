@@ -22,6 +22,7 @@ CARTS = (
 )
 MISSING_OR_TWICE = "no_change_of_a_cart_is_missing_or_numbered_twice"
 UNREAD = "silver_equals_bronze_or_needs_a_full_refresh"
+LEFT = r"Rows have left bronze, and .* put them back"
 NOW = dt.datetime.now(dt.UTC)
 Rows = Iterator[tuple[str, Row]]
 
@@ -56,6 +57,17 @@ def change(
     )
     row["data"]["id"] = event_id or row["data"]["id"]
     yield table, row
+
+
+def put_aside(warehouse: Warehouse, at: dt.datetime) -> list[tuple[str, Row]]:
+    """Take the rows of a day out of bronze; return them as they can be loaded again."""
+    on_the_day = f"from bronze_data.carts_events_raw where date(publish_time) = '{at.date()}'"
+    rows = warehouse.rows(f"select * {on_the_day}")
+    warehouse.rows(f"delete {on_the_day}")
+    return [
+        ("carts_events_raw", row | {"publish_time": row["publish_time"].isoformat()})
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +117,27 @@ def test_a_change_may_be_on_its_way_for_a_day(warehouse: Warehouse) -> None:
 
 
 def test_rows_that_leave_bronze_are_told_until_they_are_put_back(warehouse: Warehouse) -> None:
-    day = f"date '{ago(25).date()}'"
-    warehouse.rows(f"delete from bronze_data.carts_events_raw where date(publish_time) = {day}")
-    with pytest.raises(DbtError, match=r"Rows have left bronze, and .* put them back"):
+    left = put_aside(warehouse, ago(25))
+    with pytest.raises(DbtError, match=LEFT):
         warehouse.dbt(*CARTS)
-    warehouse.load_all(snapshot("g3", ago(25)))
+    warehouse.load_all(left)
+    warehouse.dbt(*CARTS)
+
+
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_rows_that_leave_bronze_are_told_where_others_came_on_their_day(
+    warehouse: Warehouse, others: int
+) -> None:
+    left = put_aside(warehouse, ago(20))
+    warehouse.load_all(
+        delivery("created", number, 1, ago(20), after=cart(number, (1, 1)), generation="g4")
+        for number in range(11, 11 + others)
+    )
+    with pytest.raises(DbtError, match=LEFT):
+        warehouse.dbt(*CARTS)
+    put_aside(warehouse, ago(20))
+    warehouse.load_all(left)
+    warehouse.dbt(*CARTS)
 
 
 def test_a_row_that_no_run_reads_any_more_is_told_until_all_is_built_anew(
@@ -119,8 +147,27 @@ def test_a_row_that_no_run_reads_any_more_is_told_until_all_is_built_anew(
     assert refusals(warehouse) == {UNREAD}
     # the base alone does not help those that are made of it
     warehouse.dbt("run", "--full-refresh", "--select", "base_cart_events")
-    assert refusals(warehouse) == {UNREAD}
+    with pytest.raises(DbtError, match=r"built anew, and .*int_cart_history.*, was not"):
+        warehouse.dbt(*CARTS)
     warehouse.dbt(*CARTS, "--full-refresh")
+
+
+def test_a_row_that_another_has_replaced_is_told_though_no_run_reads_its_day(
+    warehouse: Warehouse,
+) -> None:
+    left = put_aside(warehouse, ago(90))
+    warehouse.load_all(change(4, "g1", ago(90)))
+    assert refusals(warehouse) == {UNREAD}
+    put_aside(warehouse, ago(90))
+    warehouse.load_all(left)
+    warehouse.dbt(*CARTS)
+
+
+def test_a_row_on_no_day_is_told(warehouse: Warehouse) -> None:
+    ((table, row),) = change(4, "g5", ago(0))
+    warehouse.load(table, [row | {"publish_time": None}])
+    assert refusals(warehouse) == {UNREAD}
+    warehouse.rows("delete from bronze_data.carts_events_raw where publish_time is null")
 
 
 def test_an_event_from_the_future_is_told(warehouse: Warehouse) -> None:

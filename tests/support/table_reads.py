@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tests.support.googlesql import without_wrappers
 
 COMPARISONS = {f"ZetaSQL:${name}" for name in ("equal", "greater", "less", "between", "in")}
-COMPARISONS |= {"ZetaSQL:$greater_or_equal", "ZetaSQL:$less_or_equal"}
+COMPARISONS |= {f"ZetaSQL:${name}" for name in ("greater_or_equal", "less_or_equal", "is_null")}
 
 
 class Read(NamedTuple):

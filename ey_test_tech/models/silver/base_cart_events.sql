@@ -1,6 +1,15 @@
 {{ config(partition_by={'field': 'published_date', 'data_type': 'date'}, cluster_by=['event_id']) }}
 {%- set bronze = source('bronze', 'carts_events_raw') %}
-{%- set window = rebuild_window(bronze, 'publish_time', 'published_date', 'timestamp') %}
+{%- set window = rebuild_window(
+    bronze, 'publish_time', 'published_date', 'timestamp', row_key="coalesce(message_id, '')"
+) %}
+{%- if window.has_lost_rows %}
+    {% do exceptions.raise_compiler_error(
+        'Rows have left bronze, and what they told of the carts cannot be taken back from what '
+        ~ 'is made of ' ~ this ~ ': put them back (BigQuery keeps what a table was for seven days), '
+        ~ 'or forget them with dbt build --full-refresh'
+    ) %}
+{%- endif %}
 {%- set first_copies = days_of_first_copies(bronze, window) %}
 -- days {{ window.start }} to {{ window.end }}
 

@@ -4,16 +4,10 @@
     'user_id', 'cart_at', 'products', 'published_date',
 ] | join(',\n        ') %}
 {%- set base = ref('base_cart_events') %}
+{%- do refuse_input_built_anew(base) %}
 {%- set window = rebuild_window(
     base, 'published_date', 'published_date', rows_read='deliveries', built_rows="event_type = 'day'"
 ) %}
-{%- if window.has_lost_rows %}
-    {% do exceptions.raise_compiler_error(
-        'Rows have left bronze, and what they told of the carts cannot be taken back from '
-        ~ this ~ ': put them back (BigQuery keeps what a table was for seven days), or forget them '
-        ~ 'with dbt build --full-refresh'
-    ) %}
-{%- endif %}
 -- days {{ window.start }} to {{ window.end }}
 
 with

@@ -1,5 +1,6 @@
 {{ config(partition_by={'field': 'published_date', 'data_type': 'date'}) }}
 {%- set base = ref('base_cart_events') %}
+{%- do refuse_input_built_anew(base) %}
 {%- set window = rebuild_window(
     base, 'published_date', 'published_date', rows_read='deliveries'
 ) %}

@@ -203,7 +203,7 @@ def print_next_commands(stages: Stages, page: Path) -> None:
     poll = f"{python} near_realtime_ingestion_2.py --once"
     commands = {
         "Open the report": [how_to_open(page, python)],
-        "Poll by hand, and change a cart yourself": [
+        "Poll by hand, and change a cart yourself; the last line ends what the first began": [
             f"rm -f .env.local; {module} up > .env.local &",
             # ends too where what was started has ended, which has said why
             "until grep -qs ready .env.local || ! kill -0 $! ; do sleep 1; done",

@@ -50,7 +50,7 @@ class Parser(ArgumentParser):
             close = [
                 f"{flag} {word[1]}" for flag, one in flags.items() if word[1] in (one.choices or ())
             ]
-            close = close or get_close_matches(f"--{word[1]}", flags, n=1)
+            close = close or get_close_matches(f"--{word[1]}", flags, n=1, cutoff=0.8)
         elif value := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             close = get_close_matches(value[1], value[2].replace("'", "").split(", "), n=1)
         super().error(f"{message} (did you mean {' or '.join(close)}?)" if close else message)

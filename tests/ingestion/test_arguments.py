@@ -86,6 +86,7 @@ def test_a_port_is_a_whole_number() -> None:
         ("--zzz", "unrecognized arguments: --zzz"),
         ("users", "unrecognized arguments: users (did you mean --entities users?)"),
         ("pubsub", "unrecognized arguments: pubsub (did you mean --pubsub?)"),
+        ("pubsubs", "unrecognized arguments: pubsubs (did you mean --pubsub?)"),
         ("poll", "unrecognized arguments: poll"),
     ],
 )
@@ -94,7 +95,7 @@ def test_a_flag_that_is_not_whole_names_the_right_one(
 ) -> None:
     parser = Parser()
     parser.add_argument("--entities", choices=("products", "users"))
-    for flag in ("--poll-interval", "--pubsub", "--publish-timeout"):
+    for flag in ("--max-polls", "--poll-interval", "--pubsub", "--publish-timeout"):
         parser.add_argument(flag)
     with pytest.raises(SystemExit) as ended:
         parser.parse_args([typed])

@@ -1,16 +1,13 @@
 """Fetch products and users from the Fake Store API and append them to bronze in BigQuery.
 
-Each entity is read as one answer, checked record by record, and landed as one file of lines,
+Each entity's answer is checked record by record and landed as one file of lines,
 
     raw/{entity}/date={yyyy-mm-dd}/run_id={uuid}/data.json
 
-which is uploaded to Cloud Storage, loaded into {dataset}.{entity}_raw by one load job, and
-recorded in {dataset}.ingestion_runs. Each step happens once, however often it is repeated: a
-killed or waiting run is finished by the same command with its --run-id, or by --resume.
-
-Records that are not valid go to raw/quarantine/... with the reason; more than two, and more
-than a tenth of all, fail the entity, as does any answer that is not a list of records, or is
-longer than 2 GB when unpacked. One entity's failure leaves the others alone.
+which is uploaded to Cloud Storage, loaded into {dataset}.{entity}_raw and recorded in
+{dataset}.ingestion_runs, each once, however often a step is repeated. Records that are not valid go
+to raw/quarantine/ with the reason; more than two, and more than a tenth of all, fail the entity, as
+does an answer that is no list of records, or is longer than 2 GB when unpacked.
 
 exit codes:
   0  done
@@ -22,8 +19,7 @@ examples:
   batch_ingestion.py                            products and users, as .env says
   batch_ingestion.py --entities users --json    one entity, the summary as JSON
   batch_ingestion.py --local-only               files in raw/, no Google Cloud
-  batch_ingestion.py --run-id UUID              run once, or finish that run
-  batch_ingestion.py --run-id name:2026-11-22   the same, the id from a name
+  batch_ingestion.py --run-id name:2026-11-22   run once, or finish that run
   batch_ingestion.py --resume                   finish what waits, ask no API
   batch_ingestion.py --replay-quarantine        load what is valid by now
 """
@@ -158,13 +154,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=has_no_disk(),
         help="--raw-dir ends with the process: nothing waits there (default on Cloud Run)",
     )
-    add = parser.add_argument_group("what to do, instead of a new run").add_argument
-    add(
+    group = parser.add_argument_group("what to do, instead of a new run")
+    group.add_argument(
         "--run-id",
         type=run_id,
         metavar="UUID",
         help="id of the run (default: a new one); name:TEXT gives the same one for the same text",
     )
+    add = group.add_mutually_exclusive_group().add_argument
     add("--resume", action="store_true", help="finish what waits, without asking the API")
     add(
         "--replay-quarantine",
@@ -180,35 +177,34 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help=f"who asks the API (default: {USER_AGENT})",
     )
-    add = parser.add_argument_group("how long to wait").add_argument
+    add = parser.add_argument_group("how long to wait, in seconds").add_argument
     add(
         "--api-timeout",
         type=seconds,
         default=TIMEOUT[1],
-        metavar="SECONDS",
-        help=f"silence after which the API is asked again (default: {TIMEOUT[1]:g})",
+        metavar="N",
+        help=f"of silence before the API is asked again (default: {TIMEOUT[1]:g})",
     )
     add(
         "--cloud-timeout",
         type=seconds,
         default=CLOUD_SECONDS,
-        metavar="SECONDS",
-        help="how long Google Cloud may take for one answer, and for all retries of a call "
-        f"(default: {CLOUD_SECONDS:g})",
+        metavar="N",
+        help="for one answer of Google Cloud, and for all retries of a call (default: "
+        f"{CLOUD_SECONDS:g})",
     )
     return parser
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raise ConfigurationError where flags exclude each other."""
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments; exit code 2 where two exclude each other."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
     if args.resume and args.local_only:
-        raise settings.ConfigurationError("--resume and --local-only exclude each other.")
-    if args.resume and args.replay_quarantine:
-        raise settings.ConfigurationError("--resume and --replay-quarantine exclude each other.")
+        parser.error("--resume uploads and loads, and does not go with --local-only")
     if args.resume and args.no_disk:
-        raise settings.ConfigurationError(
-            "Without a disk nothing waits for --resume: give the --run-id of the run to finish."
-        )
+        parser.error("without a disk nothing waits for --resume: give the --run-id to finish")
+    return args
 
 
 def open_bronze(args: argparse.Namespace) -> Bronze:
@@ -261,7 +257,6 @@ def commands(args: argparse.Namespace) -> Commands:
 
 def do_what_is_asked(args: argparse.Namespace, new_run_id: str) -> list[Outcome]:
     """Run, resume or replay, as the flags say."""
-    check_flags(args)
     names = list(dict.fromkeys(args.entities))
     bronze = None if args.local_only else open_bronze(args)
     if args.resume and bronze:
@@ -278,7 +273,7 @@ def do_what_is_asked(args: argparse.Namespace, new_run_id: str) -> list[Outcome]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the batch stage and return its exit code."""
     settings.load_environment()
-    args = build_parser().parse_args(argv)
+    args = parse_arguments(argv)
     # on a terminal the bars tell what the lines would
     level = logging.WARNING if sys.stderr.isatty() else logging.INFO
     new_run_id = args.run_id or str(uuid.uuid4())

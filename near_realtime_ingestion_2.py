@@ -1,22 +1,10 @@
 """Watch the carts of the Fake Store API and publish every change of one, in order, to Pub/Sub.
 
 Each poll compares the API's answer with the last one that was believed, and each difference
-becomes one CloudEvents document: cart_created, cart_modified or cart_deleted. In this order,
-each step durable before the next, so that a kill anywhere loses nothing, in {events-dir}:
-
-    1. outbox/          the poll's events: all, or no poll has happened
-    2. {state-file}     the state after them: the old one plus what lies in 1
-    3. Pub/Sub          published, acknowledged; after a kill again, same ids
-    4. published/       the event store: what has left; also without Pub/Sub
-    5. checkpoint.json  up to where all have left
-    6. outbox/          the poll's file is removed
-
-A restart finds a poll that has step 1 and not step 2 and takes step 2 from the file, whatever
-the API says by then. Events are published at least once, and counted once by their id. An answer
-longer than 256 MB, when unpacked, is refused.
-
-With a state bucket all of this lives in gs://NAME/near_realtime/, where {events-dir} and
-{state-file} are a working copy that may vanish at any instruction; see ingestion/carts/head.py.
+becomes one CloudEvents document: cart_created, cart_modified or cart_deleted. A poll's events are
+durable in {events-dir} before {state-file} has the carts as they are now, so a kill anywhere loses
+nothing (docs/guarantees.md has the steps). They are published at least once, and counted once by
+their id. An answer longer than 256 MB, when unpacked, is refused.
 
 State and events folder are made for one API and one destination; another one is exit code 2, or
 a new snapshot of all carts with --new-snapshot.
@@ -410,8 +398,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ordering-keys",
         type=count,
         metavar="N",
-        help="share N ordering keys, carts_{id mod N}, among all carts, which publishes many carts "
-        "many times faster (default: one a cart, cart_{id})",
+        help="share N among all carts, for a fast first snapshot of many (default: one a cart)",
     )
     add(
         "--api-url",

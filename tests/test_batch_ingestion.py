@@ -653,9 +653,6 @@ def test_the_log_goes_to_stderr_and_the_table_to_stdout(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--resume", "--local-only"], "exclude each other"),
-        (["--resume", "--replay-quarantine"], "exclude each other"),
-        (["--resume", "--no-disk"], "nothing waits for --resume: give the --run-id"),
         (["--project-id", "your-project-id"], "GCP_PROJECT_ID is still the placeholder"),
         (
             ["--project-id", "p", "--bucket-name", "your-project-id-raw-data-2026-xyz"],
@@ -683,12 +680,23 @@ def test_wrong_configuration_ends_with_exit_2_and_what_to_edit(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--run-id", "../../etc"], ["--entities", "coupons"], ["--nonsense"]]
+    ("arguments", "sentence"),
+    [
+        (["--run-id", "../../etc"], "any text becomes one as 'name:TEXT'"),
+        (["--entities", "coupons"], "invalid choice: 'coupons'"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--resume", "--local-only"], "does not go with --local-only"),
+        (["--resume", "--replay-quarantine"], "not allowed with argument --resume"),
+        (["--resume", "--no-disk"], "nothing waits for --resume: give the --run-id"),
+    ],
 )
-def test_wrong_usage_ends_with_exit_2(arguments: list[str]) -> None:
+def test_wrong_usage_ends_with_exit_2(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         batch.main(arguments)
     assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_run_id_is_a_uuid_or_is_derived_from_a_name() -> None:

@@ -45,10 +45,12 @@ from sqlglot.dialects.duckdb import DuckDB
 
 from ingestion.arguments import Parser, port
 from local_gcp.syntax_trees import (
+    LOOKING,
     generate_with_kept,
     parse_once,
     rewrite_table_refs_once,
     translate_once,
+    without_copies,
 )
 
 # length of a partition decorator -> how DuckDB writes the partition of a time
@@ -251,6 +253,8 @@ def make_strict() -> None:
         (interpreter, "rewrite_table_refs", rewrite_table_refs_once),
     ):
         setattr(owner, name, replacement)
+    for module, name in LOOKING:
+        setattr(module, name, without_copies(getattr(module, name)))
     # sqlglot is compiled, and asks for these alone
     DuckDB.Generator.TRANSFORMS[exp.DataType] = numeric_with_nine_decimals
     DuckDB.Generator.TRANSFORMS[exp.TryCast] = safe_cast_of_readable_timestamps

@@ -1,6 +1,7 @@
 """Keep what is made of a statement: bqemulator parses one sixteen times and writes it a few times.
 
-Most of its CPU went there. A copy of a tree costs a third of parsing, and the caller may change it.
+Most of its CPU went there. A copy of a tree costs a third of parsing, and the caller may change it;
+those of bqemulator's functions that only look at a tree get no copy.
 A new generator of DuckDB's SQL parses nineteen templates: more work than to write a statement.
 dbt sends the same statements build after build.
 """
@@ -9,9 +10,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from functools import lru_cache
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import lru_cache, wraps
 from typing import Any
 
+from bqemulator.catalog import ddl_sync
+from bqemulator.jobs import executor
+from bqemulator.sql import inner_query
 from bqemulator.sql.table_rewriter import rewrite_table_refs
 from bqemulator.sql.translator import SQLTranslator
 from sqlglot.dialects.dialect import Dialect
@@ -21,6 +27,18 @@ from sqlglot.helper import name_sequence
 TREES_KEPT = 64
 # more than a build of the project sends
 TRANSLATIONS_KEPT = 512
+
+LOOKING = (
+    (executor, "_parse_for_classification"),
+    (executor, "_reject_dml_on_immutable"),
+    (ddl_sync, "_detect_catalog_drop"),
+    (ddl_sync, "_detect_create_schema"),
+    (ddl_sync, "_detect_plain_create_table"),
+    (ddl_sync, "_detect_plain_create_view"),
+    (ddl_sync, "_extract_ddl_metadata"),
+    (inner_query, "build_catalog_schema"),
+)
+is_only_looked_at: ContextVar[bool] = ContextVar("is_only_looked_at", default=False)
 
 parse = Dialect.parse
 generate = Dialect.generate
@@ -40,10 +58,25 @@ def _kept_trees(dialect: type[Dialect], sql: str) -> list[Any]:
 
 
 def parse_once(dialect: Dialect, sql: str, **options: Any) -> list[Any]:
-    """Return what `Dialect.parse` returns: a tree per statement, the caller's own."""
+    """Return what `Dialect.parse` returns: a tree per statement, the caller's own to change."""
     if dialect.settings or any(value is not None for value in options.values()):
         return parse(dialect, sql, **options)
-    return [tree.copy() if tree else None for tree in _kept_trees(type(dialect), sql)]
+    trees = _kept_trees(type(dialect), sql)
+    return trees if is_only_looked_at.get() else [tree.copy() if tree else None for tree in trees]
+
+
+def without_copies(look: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that changes no tree, and so needs none of its own."""
+
+    @wraps(look)
+    def look_at_kept(*arguments: Any, **options: Any) -> Any:
+        token = is_only_looked_at.set(True)
+        try:
+            return look(*arguments, **options)
+        finally:
+            is_only_looked_at.reset(token)
+
+    return look_at_kept
 
 
 def generate_with_kept(dialect: Dialect, tree: Any, copy: bool = True, **options: Any) -> str:

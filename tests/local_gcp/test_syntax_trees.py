@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,12 +17,29 @@ from sqlglot.errors import ErrorLevel, ParseError, UnsupportedError
 
 from local_gcp import syntax_trees
 from local_gcp.syntax_trees import (
+    LOOKING,
     _kept_translation,
+    _kept_trees,
     generate_with_kept,
+    is_only_looked_at,
+    parse,
     parse_once,
     translate_once,
+    without_copies,
 )
 
+STATEMENTS = (
+    "select a, count(*) as n from `p.d.t` as t inner join d.u on t.a = u.a group by a",
+    "create or replace table `p`.`d`.`t` partition by day options (description = 'x') as select 1",
+    "create table d.t (a int64, b string)",
+    "create or replace view `p`.`d`.`v` as (with x as (select * from d.t) select * from x)",
+    "create schema if not exists `p`.`d`",
+    "drop table if exists `p`.`d`.`t` cascade",
+    "drop schema d cascade",
+    "insert into d.t (a) select a from d.u where a > 1",
+    "delete from `p`.`d`.`t` where day between date '2026-01-01' and date '2026-01-02'",
+    "merge into d.t as t using d.u as u on t.a = u.a when matched then update set t.b = u.b",
+)
 SQL = "select id, sum(price) as total from `a-project.gold_data.x` group by 1; select 2"
 
 
@@ -54,6 +73,23 @@ def test_a_tree_that_somebody_changes_is_theirs_alone(parsed: list[tuple[str, st
         tree.sql("duckdb") for tree in Dialect.parse(BigQuery(), SQL)
     ]
     assert len(parsed) == 1
+
+
+@pytest.mark.parametrize(("module", "name"), LOOKING, ids=[name for _, name in LOOKING])
+def test_who_only_looks_at_a_tree_gets_the_kept_one_and_leaves_it_as_it_was(
+    module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dialect, "parse", parse_once)
+    no_table = SimpleNamespace(catalog=SimpleNamespace(get_table=lambda *_: None))
+    known = {"project_id": "p", "default_project": "p", "ctx": no_table, **vars(no_table)}
+    look = without_copies(getattr(module, name))
+    names = signature(look).parameters.keys() & known.keys()
+    _kept_trees.cache_clear()
+    for sql in STATEMENTS:
+        look(bq_sql=sql, **{name: known[name] for name in names})
+        assert _kept_trees(BigQuery, sql) == parse(BigQuery(), sql)
+    assert _kept_trees.cache_info().misses == len(STATEMENTS)
+    assert not is_only_looked_at.get()
 
 
 def test_options_and_errors_are_those_of_the_parser(parsed: list[tuple[str, str]]) -> None:

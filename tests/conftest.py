@@ -90,13 +90,6 @@ def fake_store() -> Iterator[FakeStore]:
 
 
 @pytest.fixture(scope="session")
-def gcp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalGcp]:
-    """The session's local GCP; each test uses a bucket, a dataset, a topic of its own in it."""
-    with LocalGcp(tmp_path_factory.mktemp("local_gcp")) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalGcp]:
     """Cloud Storage alone, as the local GCP has it: it starts in half a second."""
     alone = LocalGcp(tmp_path_factory.mktemp("storage"))
@@ -106,6 +99,19 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalGcp]:
         yield alone
     finally:
         alone.__exit__()
+
+
+@pytest.fixture(scope="session")
+def gcp(storage: LocalGcp) -> LocalGcp:
+    """The session's Cloud Storage and BigQuery; each test uses a bucket, a dataset of its own."""
+    storage.start("bigquery")
+    return storage
+
+
+@pytest.fixture(scope="session")
+def pubsub_emulator(gcp: LocalGcp) -> None:
+    """Pub/Sub beside them; each test uses a topic of its own."""
+    gcp.start("pubsub")
 
 
 @pytest.fixture(scope="module")

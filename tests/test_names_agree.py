@@ -163,6 +163,7 @@ def test_the_local_gcp_has_the_datasets_and_tables_of_the_plan(gcp: Any, plan: P
         assert (made.clustering_fields or []) == (table["clustering"] or [])
 
 
+@pytest.mark.usefixtures("pubsub_emulator")
 def test_the_local_gcp_has_the_topics_and_subscriptions_of_the_plan(gcp: Any, plan: Plan) -> None:
     project = f"projects/{gcp.project_id}"
     for topic in planned(plan, "google_pubsub_topic"):

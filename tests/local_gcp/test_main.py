@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,15 @@ def subscribe_to_bigquery(gcp: LocalGcp) -> tuple[str, str]:
     return topic, table
 
 
+@pytest.fixture
+def subscription(gcp: LocalGcp, pubsub_emulator: None) -> Iterator[None]:
+    """What moves messages to BigQuery, no longer than it is needed: it is never idle."""
+    gcp.start("subscription")
+    yield
+    gcp.kill("subscription")
+
+
+@pytest.mark.usefixtures("pubsub_emulator")
 def test_it_creates_what_terraform_creates(gcp: LocalGcp) -> None:
     project = f"projects/{gcp.project_id}"
     datasets = {one.dataset_id for one in gcp.clients.bigquery.list_datasets()}
@@ -72,6 +81,7 @@ def test_it_creates_what_terraform_creates(gcp: LocalGcp) -> None:
     }.items()
 
 
+@pytest.mark.usefixtures("subscription")
 def test_a_bigquery_subscription_writes_the_message_with_its_metadata(gcp: LocalGcp) -> None:
     topic, table = subscribe_to_bigquery(gcp)
     message = {
@@ -91,17 +101,14 @@ def test_a_bigquery_subscription_writes_the_message_with_its_metadata(gcp: Local
     }
 
 
+@pytest.mark.usefixtures("subscription")
 def test_a_bigquery_subscription_may_deliver_twice(gcp: LocalGcp) -> None:
     topic, table = subscribe_to_bigquery(gcp)
     gcp.kill("subscription")
     gcp.start("subscription", "--deliver-twice")
-    try:
-        request = {"topic": topic, "messages": [{"data": b"{}"}]}
-        gcp.clients.publisher.publish(request=request, timeout=60)
-        twice = until(lambda: len(found := rows(gcp, f"select * from `{table}`")) > 1 and found)
-    finally:
-        gcp.kill("subscription")
-        gcp.start("subscription")
+    request = {"topic": topic, "messages": [{"data": b"{}"}]}
+    gcp.clients.publisher.publish(request=request, timeout=60)
+    twice = until(lambda: len(found := rows(gcp, f"select * from `{table}`")) > 1 and found)
     assert twice[0] == twice[1]
 
 
@@ -117,11 +124,12 @@ def test_data_that_is_no_json_is_given_back() -> None:
 
 
 def test_a_server_can_be_killed_and_started_again(gcp: LocalGcp) -> None:
-    gcp.kill("fake_store")
-    with pytest.raises(requests.ConnectionError):
-        requests.get(f"{gcp.api_url}/carts", timeout=60)
-    gcp.start("fake_store")
-    assert len(requests.get(f"{gcp.api_url}/carts", timeout=60).json()) == 7
+    for _ in range(2):
+        gcp.start("fake_store")
+        assert len(requests.get(f"{gcp.api_url}/carts", timeout=60).json()) == 7
+        gcp.kill("fake_store")
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{gcp.api_url}/carts", timeout=60)
 
 
 def test_up_says_how_to_use_it_and_leaves_nothing_behind(

@@ -390,6 +390,7 @@ def pulled(gcp: LocalGcp, topic: str, count: int) -> list[PubsubMessage]:
     return messages
 
 
+@pytest.mark.usefixtures("pubsub_emulator")
 def test_a_round_trip_through_the_emulator_gives_back_every_event_in_order(
     tmp_path: Path, source: CartsSource, gcp: LocalGcp
 ) -> None:
@@ -408,6 +409,7 @@ def test_a_round_trip_through_the_emulator_gives_back_every_event_in_order(
     check_guarantees([message.data for message in messages], source)
 
 
+@pytest.mark.usefixtures("pubsub_emulator")
 def test_an_emulator_that_was_killed_and_comes_back_empty_gets_what_it_had_not_acknowledged(
     tmp_path: Path, source: CartsSource, gcp: LocalGcp
 ) -> None:

@@ -31,8 +31,6 @@ from tests.support.recording_pubsub import RecordingPubSub
 LEASE_SECONDS = 600.0
 # of those that are disturbed: another takes over soon
 SHORT_LEASE_SECONDS = 0.5
-# on loopback something answers, however busy the machine is
-CALL_SECONDS = 120.0
 LOOP = ("--max-polls", "3", "--poll-interval", "0.2")
 ENDINGS = (0, 1, 3, -signal.SIGKILL)
 
@@ -75,7 +73,7 @@ class BucketPollers:
         flags = ("--project-id", "local-project", "--accept-deletes", *flags)
         argv = stage_command(self.folder / name, self.source.url, *flags)[2:]
         output = self.folder / "output" / f"{len(self.started)}"
-        self.started.append(start_forked(argv, environment, output, CALL_SECONDS))
+        self.started.append(start_forked(argv, environment, output))
         return self.started[-1]
 
     def poll(

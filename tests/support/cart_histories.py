@@ -23,6 +23,7 @@ import msgspec
 
 import near_realtime_ingestion_2 as stage
 from ingestion.carts.changes import Cart, signature
+from tests.support.forked_stage import start_forked
 
 STAGE = Path(stage.__file__)
 KILLED = -9
@@ -30,20 +31,6 @@ KILLED = -9
 # hundreds of starts: what Python compiles is kept for them, even where it is told not to
 _bytecode = tempfile.TemporaryDirectory(prefix="bytecode-")
 KEPT_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _bytecode.name}
-
-# the stage with a clock that is so many days wrong
-WRONG_CLOCK = """
-import datetime, sys
-days, script = float(sys.argv[1]), sys.argv[2]
-sys.path.insert(0, script.rpartition("/")[0])
-import ingestion.source, near_realtime_ingestion_2
-class Wrong(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return datetime.datetime.now(tz) + datetime.timedelta(days=days)
-ingestion.source.datetime = near_realtime_ingestion_2.datetime = Wrong
-sys.exit(near_realtime_ingestion_2.main(sys.argv[3:]))
-"""
 
 Document = dict[str, Any]
 
@@ -149,18 +136,11 @@ def stage_command(folder: Path, url: str, *flags: str) -> list[str]:
 
 
 def start_stage(
-    folder: Path,
-    url: str,
-    *flags: str,
-    env: dict[str, str] | None = None,
-    clock_days: float = 0,
+    folder: Path, url: str, *flags: str, env: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start the stage as a process, its clock so many days ahead."""
-    command = stage_command(folder, url, *flags)
-    if clock_days:
-        command[1:1] = ["-c", WRONG_CLOCK, str(clock_days)]
+    """Start the stage as a process."""
     return subprocess.Popen(
-        command,
+        stage_command(folder, url, *flags),
         env={**os.environ, **KEPT_BYTECODE, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -184,16 +164,23 @@ def end_stage(process: subprocess.Popen[str], timeout: float = 300) -> Ended:
 
 
 def run_stage(
+    folder: Path, url: str, *flags: str, env: dict[str, str] | None = None, timeout: float = 300
+) -> Ended:
+    """Run the stage to its end, or to its FAILPOINT."""
+    return end_stage(start_stage(folder, url, *flags, env=env), timeout)
+
+
+def run_forked(
     folder: Path,
     url: str,
     *flags: str,
     env: dict[str, str] | None = None,
     clock_days: float = 0,
-    timeout: float = 300,
 ) -> Ended:
-    """Run the stage to its end, or to its FAILPOINT."""
-    process = start_stage(folder, url, *flags, env=env, clock_days=clock_days)
-    return end_stage(process, timeout)
+    """Do the same in a process that is forked, which saves what the imports take."""
+    argv = stage_command(folder, url, *flags)[2:]
+    stage = start_forked(argv, env or {}, folder / "output" / "run", clock_days)
+    return Ended(stage.end(), stage.summary(), stage.log())
 
 
 def run_here(folder: Path, url: str, *flags: str, env: dict[str, str] | None = None) -> Ended:

@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -27,10 +26,6 @@ from tests.support.forked_stage import start_forked
 
 STAGE = Path(stage.__file__)
 KILLED = -9
-
-# hundreds of starts: what Python compiles is kept for them, even where it is told not to
-_bytecode = tempfile.TemporaryDirectory(prefix="bytecode-")
-KEPT_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _bytecode.name}
 
 Document = dict[str, Any]
 
@@ -141,7 +136,7 @@ def start_stage(
     """Start the stage as a process."""
     return subprocess.Popen(
         stage_command(folder, url, *flags),
-        env={**os.environ, **KEPT_BYTECODE, **(env or {})},
+        env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

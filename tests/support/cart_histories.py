@@ -159,20 +159,13 @@ def end_stage(process: subprocess.Popen[str], timeout: float = 300) -> Ended:
 
 
 def run_stage(
-    folder: Path, url: str, *flags: str, env: dict[str, str] | None = None, timeout: float = 300
-) -> Ended:
-    """Run the stage to its end, or to its FAILPOINT."""
-    return end_stage(start_stage(folder, url, *flags, env=env), timeout)
-
-
-def run_forked(
     folder: Path,
     url: str,
     *flags: str,
     env: dict[str, str] | None = None,
     clock_days: float = 0,
 ) -> Ended:
-    """Do the same in a process that is forked, which saves what the imports take."""
+    """Run the stage to its end, or to its FAILPOINT; forked, it saves what the imports take."""
     argv = stage_command(folder, url, *flags)[2:]
     stage = start_forked(argv, env or {}, folder / "output" / "run", clock_days)
     return Ended(stage.end(), stage.summary(), stage.log())

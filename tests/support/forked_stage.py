@@ -24,6 +24,7 @@ _context.set_forkserver_preload(["tests.support.forked_stage_imports"])
 
 def _run(argv: list[str], environment: dict[str, str], output: str, clock_days: float) -> None:
     """Be the stage; in the child."""
+    os.environ.clear()
     os.environ.update(environment)
     for stream, ending in ((1, ".out"), (2, ".log")):
         file = os.open(output + ending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -88,7 +89,8 @@ def start_forked(
     `output` is where its streams go, without ending.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    arguments = (argv, environment, str(output), clock_days)
+    # the process that it is forked from has the environment of the first test that needed it
+    arguments = (argv, {**os.environ, **environment}, str(output), clock_days)
     process = _context.Process(target=_run, args=arguments)
     process.start()
     return ForkedStage(process, str(output))

@@ -25,7 +25,7 @@ from tests.support.cart_histories import (
     fold,
     outbox,
     published,
-    run_forked,
+    run_stage,
 )
 from tests.support.recording_pubsub import RecordingPubSub
 
@@ -58,7 +58,7 @@ def crash(
         source.mutate(dice)
         step = dice.choice(steps)
         failpoint = f"{step}:{dice.choice((1, 1, 2))}"
-        ended = run_forked(folder, source.url, *flags, env={**(env or {}), "FAILPOINT": failpoint})
+        ended = run_stage(folder, source.url, *flags, env={**(env or {}), "FAILPOINT": failpoint})
         assert ended.code in (0, 3, KILLED), ended.log
         if ended.code == KILLED:
             hit.append(step)
@@ -66,7 +66,7 @@ def crash(
 
 
 def finish_and_check(folder: Path, source: CartsSource) -> None:
-    ended = run_forked(folder, source.url, *LOCAL)
+    ended = run_stage(folder, source.url, *LOCAL)
     assert ended.code == 0, ended.log
     assert outbox(folder) == []
     assert list((folder / "events").rglob("*.tmp")) == []
@@ -92,11 +92,11 @@ def crash_with_pubsub(
     crash(folder, source, dice, kills, PUBSUB, PUBSUB_STEPS, pubsub.environment)
     pubsub.judge = lambda message: None
     # what was rejected lies among the dead letters until it is replayed
-    assert run_forked(folder, source.url, *PUBSUB, env=pubsub.environment).code == 3
+    assert run_stage(folder, source.url, *PUBSUB, env=pubsub.environment).code == 3
     replay = (*PUBSUB, "--replay-dead-letters")
     for step in REPLAY_STEPS if kills > 10 else ["published-appended"]:
-        run_forked(folder, source.url, *replay, env={**pubsub.environment, "FAILPOINT": step})
-    assert run_forked(folder, source.url, *replay, env=pubsub.environment).code == 0
+        run_stage(folder, source.url, *replay, env={**pubsub.environment, "FAILPOINT": step})
+    assert run_stage(folder, source.url, *replay, env=pubsub.environment).code == 0
     assert list((folder / "events" / "dead_letter").glob("*.jsonl")) == []
     # a dead letter arrives after the later events of its cart
     check_guarantees(pubsub.documents, source, in_order=False)
@@ -141,7 +141,7 @@ def test_killed_twenty_times_while_it_publishes_it_loses_and_doubles_nothing(
 def test_a_cold_start_killed_at_any_step_ends_as_one_whole_snapshot(
     tmp_path: Path, source: CartsSource, step: str
 ) -> None:
-    assert run_forked(tmp_path, source.url, *LOCAL, env={"FAILPOINT": step}).code == KILLED
+    assert run_stage(tmp_path, source.url, *LOCAL, env={"FAILPOINT": step}).code == KILLED
     source.put(1, (9, 9))
     del source.carts[2]
     source.put(8, (8, 8))
@@ -155,14 +155,14 @@ def test_a_lost_state_costs_a_second_snapshot_and_no_wrong_figure(
     tmp_path: Path, source: CartsSource, step: str
 ) -> None:
     """Also when the cold start that follows is killed, and the store changes in between."""
-    run_forked(tmp_path, source.url, *LOCAL)
+    run_stage(tmp_path, source.url, *LOCAL)
     source.put(1, (7, 7))
-    run_forked(tmp_path, source.url, *LOCAL)
+    run_stage(tmp_path, source.url, *LOCAL)
     (tmp_path / "state" / "carts_state.json").unlink()
     source.put(1, (1, 1), (1, 2))
     del source.carts[2]
     source.put(9, (9, 9))
-    killed = run_forked(tmp_path, source.url, *LOCAL, env={"FAILPOINT": step})
+    killed = run_stage(tmp_path, source.url, *LOCAL, env={"FAILPOINT": step})
     assert killed.code == (0 if step == "none" else KILLED)
     source.put(1, (2, 2))
     del source.carts[3]
@@ -175,10 +175,10 @@ def test_a_kill_at_what_is_not_on_the_way_of_events_costs_nothing(
 ) -> None:
     for cart_id in range(10, 30):
         source.put(cart_id, (1, 1))
-    run_forked(tmp_path, source.url, *LOCAL)
+    run_stage(tmp_path, source.url, *LOCAL)
     if step.startswith("quarantine"):
         source.carts[1]["userId"] = "nobody"
-    assert run_forked(tmp_path, source.url, *LOCAL, env={"FAILPOINT": step}).code == KILLED
+    assert run_stage(tmp_path, source.url, *LOCAL, env={"FAILPOINT": step}).code == KILLED
     source.put(1, (5, 5))
     finish_and_check(tmp_path, source)
 
@@ -227,7 +227,7 @@ class Operators:
             env["FAILPOINT"] = f"{step}:{self.dice.choice((1, 1, 2))}"
         state_file = self.folder / "state" / self.state_name
         common = ("--once", "--accept-deletes", "--state-file", str(state_file))
-        ended = run_forked(
+        ended = run_stage(
             self.folder,
             self.source.url,
             *(*common, *flags, *(destination or self.destination)),

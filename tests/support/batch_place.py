@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 import pytest
 
 import batch_ingestion as batch
-from ingestion.project import PROJECT_FOLDER
+from tests.support.forked_stage import start_forked
 from tests.support.scripted_http import ScriptedServer
 
 RUN_ID = "22222222-2222-4222-8222-222222222222"
@@ -68,14 +65,9 @@ class Place:
 
     def run_until(self, failpoint: str, *arguments: str) -> int:
         """Run the script as a process that kills itself at `failpoint`; return its exit code."""
-        return subprocess.run(
-            [sys.executable, "batch_ingestion.py", *self.arguments(*arguments)],
-            cwd=PROJECT_FOLDER,
-            env={**os.environ, **self.environment, "FAILPOINT": failpoint},
-            capture_output=True,
-            timeout=120,
-            check=False,
-        ).returncode
+        environment = {**self.environment, "FAILPOINT": failpoint}
+        output = self.raw_dir.with_name("output")
+        return start_forked(batch, self.arguments(*arguments), environment, output).end()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         sql = f"select * from `{self.gcp.project_id}.{self.dataset_id}.{table}`"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from google.cloud.storage import Bucket
 
+import near_realtime_ingestion_2
 from local_gcp.servers import LocalGcp
 from tests.support.cart_histories import CartsSource, stage_command
 from tests.support.faulty_storage import (
@@ -73,7 +74,7 @@ class BucketPollers:
         flags = ("--project-id", "local-project", "--accept-deletes", *flags)
         argv = stage_command(self.folder / name, self.source.url, *flags)[2:]
         output = self.folder / "output" / f"{len(self.started)}"
-        self.started.append(start_forked(argv, environment, output))
+        self.started.append(start_forked(near_realtime_ingestion_2, argv, environment, output))
         return self.started[-1]
 
     def poll(

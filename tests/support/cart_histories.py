@@ -167,8 +167,8 @@ def run_stage(
 ) -> Ended:
     """Run the stage to its end, or to its FAILPOINT; forked, it saves what the imports take."""
     argv = stage_command(folder, url, *flags)[2:]
-    stage = start_forked(argv, env or {}, folder / "output" / "run", clock_days)
-    return Ended(stage.end(), stage.summary(), stage.log())
+    forked = start_forked(stage, argv, env or {}, folder / "output" / "run", clock_days)
+    return Ended(forked.end(), forked.summary(), forked.log())
 
 
 def run_here(folder: Path, url: str, *flags: str, env: dict[str, str] | None = None) -> Ended:

@@ -1,4 +1,4 @@
-"""The stage in processes that are forked from one which has imported everything.
+"""A stage in processes that are forked from one which has imported everything.
 
 They are real processes, which SIGKILL and SIGSTOP hit as any other, and they start in a tenth of
 the time that Google's libraries need: hundreds of kills cost minutes instead of an hour.
@@ -12,7 +12,9 @@ import os
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # on loopback something answers, however busy the machine is
@@ -22,20 +24,22 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.forked_stage_imports"])
 
 
-def _run(argv: list[str], environment: dict[str, str], output: str, clock_days: float) -> None:
+def _run(
+    name: str, argv: list[str], environment: dict[str, str], output: str, clock_days: float
+) -> None:
     """Be the stage; in the child."""
     os.environ.clear()
     os.environ.update(environment)
     for stream, ending in ((1, ".out"), (2, ".log")):
         file = os.open(output + ending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
-    import near_realtime_ingestion_2 as stage
     from ingestion import source
     from ingestion.carts import bucket_replica, publisher
 
+    stage = import_module(name)
     bucket_replica.CALL_SECONDS = publisher.CALL_SECONDS = CALL_SECONDS
     if clock_days:
-        source.datetime = stage.datetime = _wrong_clock(clock_days)  # type: ignore[misc]
+        source.datetime = stage.datetime = _wrong_clock(clock_days)
     code = stage.main(argv)
     sys.stdout.flush()
     os._exit(code)
@@ -82,15 +86,19 @@ class ForkedStage:
 
 
 def start_forked(
-    argv: list[str], environment: dict[str, str], output: Path, clock_days: float = 0
+    stage: ModuleType,
+    argv: list[str],
+    environment: dict[str, str],
+    output: Path,
+    clock_days: float = 0,
 ) -> ForkedStage:
-    """Start the stage with these arguments, its clock so many days ahead.
+    """Start a stage with these arguments; the near-real-time one may be so many days ahead.
 
     `output` is where its streams go, without ending.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     # the process that it is forked from has the environment of the first test that needed it
-    arguments = (argv, {**os.environ, **environment}, str(output), clock_days)
+    arguments = (stage.__name__, argv, {**os.environ, **environment}, str(output), clock_days)
     process = _context.Process(target=_run, args=arguments)
     process.start()
     return ForkedStage(process, str(output))

@@ -31,7 +31,6 @@ import tempfile
 from typing import Any
 
 import yaml
-from dbt.cli.main import dbtRunner
 
 from ingestion.arguments import Parser
 
@@ -58,6 +57,9 @@ Document = dict[str, Any]
 
 def parsed_project() -> Document:
     """Return dbt's manifest of the project; raise RuntimeError where dbt cannot read it."""
+    # it takes two seconds, which --help does not wait for
+    from dbt.cli.main import dbtRunner
+
     before = dict(os.environ)
     # nothing is connected to, and what is generated must not follow anybody's environment
     os.environ.update(DBT_TARGET="local", DBT_DATASET_PREFIX="", GCP_PROJECT_ID="local-project")

@@ -28,6 +28,7 @@ TREES_KEPT = 64
 # more than a build of the project sends
 TRANSLATIONS_KEPT = 512
 
+# functions of bqemulator's that change nothing in a tree, each where it is called from
 LOOKING = (
     (executor, "_parse_for_classification"),
     (executor, "_reject_dml_on_immutable"),
